@@ -1,0 +1,287 @@
+//! A bucket in memory with a fault plan, for unit tests with a paused clock.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::{Bound, Range};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, stream};
+use parking_lot::Mutex;
+
+use super::{Condition, GetAnswer, GetRequest, Head, ListPage, ListRequest, ObjectStore};
+use crate::error::{StoreError, StoreErrorKind};
+use crate::object::{ETag, Object, Version};
+
+/// What one call does instead of answering at once and rightly.
+#[derive(Clone, Debug)]
+pub(crate) enum Fault {
+    Fail(StoreErrorKind),
+    /// Never answers.
+    Stall,
+    /// The body ends with an error after this many bytes.
+    Cut(u64),
+    /// The body stops for ever after this many bytes.
+    StallBody(u64),
+    Panic,
+}
+
+/// A call, for assertions.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Call {
+    Head(String),
+    List(ListRequest),
+    Get(GetRequest),
+}
+
+struct Stored {
+    bytes: Bytes,
+    version: Version,
+    version_id: Option<Arc<str>>,
+}
+
+#[derive(Default)]
+struct State {
+    objects: BTreeMap<String, Stored>,
+    old: BTreeMap<String, Stored>,
+    faults: VecDeque<(usize, Fault)>,
+    calls: Vec<Call>,
+    generation: i64,
+    page_keys: Option<u16>,
+    list_denied: bool,
+    head_denied: bool,
+}
+
+/// The bucket; clones share it.
+#[derive(Clone, Default)]
+pub(crate) struct FakeStore {
+    state: Arc<Mutex<State>>,
+    latency: Duration,
+    chunk_bytes: usize,
+    versioned: bool,
+}
+
+impl FakeStore {
+    pub(crate) fn new() -> Self {
+        Self { latency: Duration::from_millis(20), chunk_bytes: 64 * 1024, ..Self::default() }
+    }
+
+    /// Answers carry version ids and old versions stay readable.
+    pub(crate) fn versioned(self) -> Self {
+        Self { versioned: true, ..self }
+    }
+
+    pub(crate) fn put(&self, key: &str, bytes: impl Into<Bytes>) -> Object {
+        let mut state = self.state.lock();
+        state.generation += 1;
+        let generation = state.generation;
+        let bytes = bytes.into();
+        let version = Version {
+            etag: Some(ETag::new(&format!("{:x}", xxhash_rust::xxh3::xxh3_64(&bytes)))),
+            size: bytes.len() as u64,
+            modified: 1_700_000_000 + generation,
+        };
+        let version_id: Option<Arc<str>> = self.versioned.then(|| format!("v{generation}").into());
+        let stored = Stored { bytes, version: version.clone(), version_id };
+        if let Some(old) = state.objects.insert(key.to_owned(), stored)
+            && let Some(id) = old.version_id.clone()
+        {
+            state.old.insert(id.to_string(), old);
+        }
+        Object { key: key.into(), version }
+    }
+
+    pub(crate) fn delete(&self, key: &str) {
+        self.state.lock().objects.remove(key);
+    }
+
+    /// The call that comes after `skip` further ones meets `fault`.
+    pub(crate) fn fault(&self, skip: usize, fault: Fault) {
+        self.state.lock().faults.push_back((skip, fault));
+    }
+
+    pub(crate) fn set_page_keys(&self, keys: u16) {
+        self.state.lock().page_keys = Some(keys);
+    }
+
+    pub(crate) fn deny_list(&self) {
+        self.state.lock().list_denied = true;
+    }
+
+    pub(crate) fn deny_head(&self) {
+        self.state.lock().head_denied = true;
+    }
+
+    /// The calls since the last time, in order.
+    pub(crate) fn take_calls(&self) -> Vec<Call> {
+        std::mem::take(&mut self.state.lock().calls)
+    }
+
+    /// Notes the call, waits, and says which fault it meets.
+    async fn enter(&self, call: Call) -> Result<Option<Fault>, StoreError> {
+        let fault = {
+            let mut state = self.state.lock();
+            state.calls.push(call);
+            let due = state.faults.iter().position(|(skip, _)| *skip == 0);
+            for (skip, _) in &mut state.faults {
+                *skip = skip.saturating_sub(1);
+            }
+            due.and_then(|index| state.faults.remove(index)).map(|(_, fault)| fault)
+        };
+        tokio::time::sleep(self.latency).await;
+        match fault {
+            Some(Fault::Fail(kind)) => Err(StoreError::new(kind, "planned fault")),
+            Some(Fault::Stall) => std::future::pending().await,
+            Some(Fault::Panic) => panic!("planned panic"),
+            other => Ok(other),
+        }
+    }
+
+    fn answer(&self, request: &GetRequest, fault: Option<&Fault>) -> Result<GetAnswer, StoreError> {
+        let state = self.state.lock();
+        let current = state.objects.get(&*request.key);
+        let stored = match &request.condition {
+            Condition::VersionId(id) => state
+                .old
+                .get(&**id)
+                .or_else(|| current.filter(|stored| stored.version_id.as_ref() == Some(id))),
+            _ => current,
+        };
+        let fail = |kind| StoreError::new(kind, format!("get {}", request.key));
+        let stored = stored.ok_or_else(|| fail(StoreErrorKind::NotFound))?;
+        match &request.condition {
+            Condition::Match(etag) if stored.version.etag.as_ref() != Some(etag) => {
+                return Err(fail(StoreErrorKind::Changed));
+            }
+            Condition::NoneMatch(etag) if stored.version.etag.as_ref() == Some(etag) => {
+                return Err(fail(StoreErrorKind::NotModified));
+            }
+            _ => {}
+        }
+        let size = stored.version.size;
+        let range = request.range.clone().unwrap_or(0..size);
+        let range = range.start..range.end.min(size);
+        if range.start >= range.end && request.range.is_some() {
+            return Err(fail(StoreErrorKind::OutOfRange));
+        }
+        let bytes = stored.bytes.slice(as_usize(&range));
+        let head = Head { version: stored.version.clone(), version_id: stored.version_id.clone() };
+        Ok(GetAnswer { head, range, body: self.body(bytes, fault) })
+    }
+
+    fn body(&self, bytes: Bytes, fault: Option<&Fault>) -> super::Body {
+        let end = match fault {
+            Some(Fault::Cut(at) | Fault::StallBody(at)) => {
+                usize::try_from(*at).expect("small").min(bytes.len())
+            }
+            _ => bytes.len(),
+        };
+        let chunk = self.chunk_bytes.max(1);
+        let chunks: Vec<_> = (0..end)
+            .step_by(chunk)
+            .map(|start| Ok(bytes.slice(start..(start + chunk).min(end))))
+            .collect();
+        let tail = match fault {
+            Some(Fault::Cut(_)) => {
+                let err = StoreError::new(StoreErrorKind::Unreachable, "planned cut");
+                stream::iter([Err(err)]).boxed()
+            }
+            Some(Fault::StallBody(_)) => stream::pending().boxed(),
+            _ => stream::empty().boxed(),
+        };
+        // Each chunk is a step of its own, so that readers see a body that grows.
+        stream::iter(chunks)
+            .then(|chunk| async {
+                tokio::task::yield_now().await;
+                chunk
+            })
+            .chain(tail)
+            .boxed()
+    }
+
+    fn page(&self, request: &ListRequest) -> ListPage {
+        let state = self.state.lock();
+        let max = usize::from(state.page_keys.unwrap_or(request.keys_max).min(request.keys_max));
+        let after = request.continuation.as_ref().or(request.start_after.as_ref());
+        let mut from = match after {
+            Some(after) => Bound::Excluded(after.clone()),
+            None => Bound::Included(request.prefix.clone()),
+        };
+        let (mut page, mut seen) = (ListPage::default(), BTreeSet::new());
+        let mut last = String::new();
+        loop {
+            let next = state.objects.range((from.clone(), Bound::Unbounded)).next();
+            let Some((key, stored)) = next else { break };
+            if key < &request.prefix {
+                from = Bound::Included(request.prefix.clone());
+                continue;
+            }
+            let Some(rest) = key.strip_prefix(&request.prefix) else { break };
+            let rolled = request.delimited.then(|| rest.find('/')).flatten();
+            let rolled = rolled.map(|slash| &key[..=request.prefix.len() + slash]);
+            // A common prefix that the token or start-after lies in was given before.
+            let skip = rolled.is_some_and(|prefix| after.is_some_and(|a| a.starts_with(prefix)));
+            if !skip && rolled.is_none_or(|prefix| !seen.contains(prefix)) {
+                if page.objects.len() + page.prefixes.len() == max {
+                    page.continuation = Some(last);
+                    break;
+                }
+                if let Some(prefix) = rolled {
+                    seen.insert(prefix.to_owned());
+                    page.prefixes.push(prefix.to_owned());
+                } else {
+                    let version = stored.version.clone();
+                    page.objects.push(Object { key: key.as_str().into(), version });
+                }
+            }
+            last = rolled.map_or_else(|| key.clone(), |prefix| format!("{prefix}\u{10ffff}"));
+            from = Bound::Excluded(key.clone());
+        }
+        page
+    }
+}
+
+fn as_usize(range: &Range<u64>) -> Range<usize> {
+    let cast = |n: u64| usize::try_from(n).expect("objects of tests fit into memory");
+    cast(range.start)..cast(range.end)
+}
+
+impl ObjectStore for FakeStore {
+    fn head<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Head, StoreError>> {
+        async move {
+            self.enter(Call::Head(key.to_owned())).await?;
+            let state = self.state.lock();
+            if state.head_denied {
+                return Err(StoreError::new(StoreErrorKind::Denied, "head denied"));
+            }
+            let stored = state.objects.get(key);
+            stored
+                .map(|stored| Head {
+                    version: stored.version.clone(),
+                    version_id: stored.version_id.clone(),
+                })
+                .ok_or_else(|| StoreError::new(StoreErrorKind::NotFound, format!("head {key}")))
+        }
+        .boxed()
+    }
+
+    fn list(&self, request: ListRequest) -> BoxFuture<'_, Result<ListPage, StoreError>> {
+        async move {
+            self.enter(Call::List(request.clone())).await?;
+            if self.state.lock().list_denied {
+                return Err(StoreError::new(StoreErrorKind::Denied, "list denied"));
+            }
+            Ok(self.page(&request))
+        }
+        .boxed()
+    }
+
+    fn get(&self, request: GetRequest) -> BoxFuture<'_, Result<GetAnswer, StoreError>> {
+        async move {
+            let fault = self.enter(Call::Get(request.clone())).await?;
+            self.answer(&request, fault.as_ref())
+        }
+        .boxed()
+    }
+}
