@@ -9,6 +9,10 @@
 //! No lock is held across an await.
 
 pub mod config;
+pub mod data;
 pub mod error;
+mod flight;
+pub mod metrics;
 pub mod object;
 pub mod store;
+mod sync;

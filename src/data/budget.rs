@@ -1,0 +1,381 @@
+//! The byte budget of the mount: what is in flight, what is cached, and metadata, together.
+//!
+//! Rules (DESIGN 3): all parts of one request are reserved in one step, so a holder never waits for
+//! more; demand waits in order of arrival, prefetch only tries and never passes waiting demand;
+//! metadata never waits. Freed memory of a part is kept for the next part of its size, within the
+//! budget: fresh memory costs a page fault for each 4 KiB.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use super::buffer::Chunk;
+use crate::sync::Mutex;
+
+/// Free chunks kept for reuse, at most: enough for a stream whose parts come and go, small enough
+/// to be no burden on an idle mount.
+const POOL_BYTES_MAX: u64 = 32 << 20;
+
+/// Chunks smaller than this come from the allocator each time: it keeps small blocks by itself.
+const POOLED_BYTES_MIN: usize = 64 << 10;
+
+/// The budget. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Budget {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    limit: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Reserved by permits.
+    used: u64,
+    /// Held by names and inodes.
+    metadata: u64,
+    /// Free chunks by capacity; their sum is `pooled`.
+    pool: HashMap<usize, Vec<Chunk>>,
+    pooled: u64,
+    /// Demand in order of arrival. Invariant: whoever is granted is no longer here.
+    queue: VecDeque<Waiting>,
+    next_ticket: u64,
+}
+
+struct Waiting {
+    ticket: u64,
+    bytes: u64,
+    waker: Option<Waker>,
+}
+
+/// The right to hold one chunk. Given back by Drop.
+pub(crate) struct Permit {
+    shared: Arc<Shared>,
+    bytes: usize,
+}
+
+impl Budget {
+    pub(crate) fn new(limit: u64) -> Self {
+        Self { shared: Arc::new(Shared { limit, state: Mutex::default() }) }
+    }
+
+    /// Bytes.
+    pub(crate) fn limit(&self) -> u64 {
+        self.shared.limit
+    }
+
+    /// Bytes that permits hold.
+    pub(crate) fn used(&self) -> u64 {
+        self.shared.state.lock().used
+    }
+
+    /// Bytes that are neither held by permits nor by metadata.
+    pub(crate) fn free(&self) -> u64 {
+        let state = self.shared.state.lock();
+        self.shared.limit.saturating_sub(state.used + state.metadata)
+    }
+
+    /// Whether demand waits; then evicting helps somebody.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        !self.shared.state.lock().queue.is_empty()
+    }
+
+    /// Bytes that are missing for the first in the queue.
+    pub(crate) fn missing(&self) -> u64 {
+        let state = self.shared.state.lock();
+        let wanted = state.queue.front().map_or(0, |waiting| waiting.bytes);
+        (state.used + state.metadata + wanted).saturating_sub(self.shared.limit)
+    }
+
+    /// Metadata never waits: the sum is stated, and parts make room.
+    pub(crate) fn set_metadata(&self, bytes: u64) {
+        let freed = {
+            let mut state = self.shared.state.lock();
+            state.metadata = bytes;
+            self.shared.trim(&mut state, 0)
+        };
+        self.shared.wake_first();
+        drop(freed);
+    }
+
+    /// One permit for each size, all or none, at once or not at all; not past waiting demand.
+    pub(crate) fn try_reserve(&self, sizes: &[usize]) -> Option<Vec<Permit>> {
+        let freed = {
+            let mut state = self.shared.state.lock();
+            if !state.queue.is_empty() || !self.shared.fits(&state, total(sizes)) {
+                return None;
+            }
+            self.shared.grant(&mut state, total(sizes))
+        };
+        drop(freed);
+        Some(self.permits(sizes))
+    }
+
+    /// One permit for each size, all in one step, when there is room, in order of arrival.
+    ///
+    /// # Panics
+    /// When they can never fit.
+    pub(crate) fn reserve<'a>(&'a self, sizes: &'a [usize]) -> Reserve<'a> {
+        assert!(total(sizes) <= self.shared.limit, "one request is smaller than the least budget");
+        Reserve { budget: self, sizes, ticket: None }
+    }
+
+    fn permits(&self, sizes: &[usize]) -> Vec<Permit> {
+        let permit = |bytes: &usize| Permit { shared: Arc::clone(&self.shared), bytes: *bytes };
+        sizes.iter().map(permit).collect()
+    }
+}
+
+fn total(sizes: &[usize]) -> u64 {
+    sizes.iter().map(|size| *size as u64).sum()
+}
+
+impl Shared {
+    /// Metadata beyond half the budget is an overrun, and does not starve the bytes.
+    fn fits(&self, state: &State, bytes: u64) -> bool {
+        state.used + state.metadata.min(self.limit / 2) + bytes <= self.limit
+    }
+
+    /// Counts `bytes` as used. Returns pooled chunks to be freed outside the lock.
+    fn grant(&self, state: &mut State, bytes: u64) -> Vec<Chunk> {
+        state.used += bytes;
+        self.trim(state, 0)
+    }
+
+    /// Takes chunks out of the pool until all fits together.
+    fn trim(&self, state: &mut State, more: u64) -> Vec<Chunk> {
+        let mut freed = Vec::new();
+        let held = state.used + state.metadata + more;
+        let pool_max = self.limit.saturating_sub(held).min(POOL_BYTES_MAX);
+        while state.pooled > pool_max {
+            let State { pool, pooled, .. } = &mut *state;
+            let Some(chunk) = pool.values_mut().find_map(Vec::pop) else { break };
+            *pooled -= chunk.capacity() as u64;
+            freed.push(chunk);
+        }
+        freed
+    }
+
+    /// Lets the first in the queue look again.
+    fn wake_first(&self) {
+        let waker = {
+            let mut state = self.state.lock();
+            let fits = match state.queue.front() {
+                Some(first) => self.fits(&state, first.bytes),
+                None => false,
+            };
+            if fits { state.queue.front_mut().and_then(|first| first.waker.take()) } else { None }
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// See [`Budget::reserve`]. Dropped while it waits, it leaves the queue.
+pub(crate) struct Reserve<'a> {
+    budget: &'a Budget,
+    sizes: &'a [usize],
+    /// The place in the queue, once it has one.
+    ticket: Option<u64>,
+}
+
+impl Future for Reserve<'_> {
+    type Output = Vec<Permit>;
+
+    fn poll(mut self: Pin<&mut Self>, ctx: &mut Context<'_>) -> Poll<Vec<Permit>> {
+        let shared = &self.budget.shared;
+        let bytes = total(self.sizes);
+        let freed = {
+            let mut state = shared.state.lock();
+            let first = match self.ticket {
+                None => state.queue.is_empty(),
+                Some(ticket) => state.queue.front().is_some_and(|first| first.ticket == ticket),
+            };
+            if !(first && shared.fits(&state, bytes)) {
+                let ticket = state.enqueue(self.ticket, bytes, ctx.waker());
+                drop(state);
+                self.ticket = Some(ticket);
+                return Poll::Pending;
+            }
+            if self.ticket.is_some() {
+                state.queue.pop_front();
+            }
+            shared.grant(&mut state, bytes)
+        };
+        drop(freed);
+        let permits = self.budget.permits(self.sizes);
+        self.ticket = None;
+        // There may be room for the next one, too.
+        self.budget.shared.wake_first();
+        Poll::Ready(permits)
+    }
+}
+
+impl State {
+    /// Keeps the place of `ticket`, or takes the last one.
+    fn enqueue(&mut self, ticket: Option<u64>, bytes: u64, waker: &Waker) -> u64 {
+        let found = self.queue.iter_mut().find(|waiting| Some(waiting.ticket) == ticket);
+        if let Some(waiting) = found {
+            waiting.waker = Some(waker.clone());
+            return waiting.ticket;
+        }
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.queue.push_back(Waiting { ticket, bytes, waker: Some(waker.clone()) });
+        ticket
+    }
+}
+
+impl Drop for Reserve<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.budget.shared.state.lock().queue.retain(|waiting| waiting.ticket != ticket);
+            self.budget.shared.wake_first();
+        }
+    }
+}
+
+impl Permit {
+    /// Bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Memory of the permit's size, recycled where there is some.
+    pub(crate) fn take_chunk(&self) -> Chunk {
+        let recycled = {
+            let mut state = self.shared.state.lock();
+            let chunk = state.pool.get_mut(&self.bytes).and_then(Vec::pop);
+            state.pooled -= chunk.as_ref().map_or(0, |chunk| chunk.capacity() as u64);
+            chunk
+        };
+        recycled.unwrap_or_else(|| Chunk::allocate(self.bytes))
+    }
+
+    /// Keeps the memory for the next part of its size, if the pool has room.
+    pub(crate) fn give_back_chunk(&self, chunk: Chunk) {
+        let capacity = chunk.capacity() as u64;
+        let mut state = self.shared.state.lock();
+        if chunk.capacity() >= POOLED_BYTES_MIN && state.pooled + capacity <= POOL_BYTES_MAX {
+            state.pooled += capacity;
+            state.pool.entry(chunk.capacity()).or_default().push(chunk);
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let freed = {
+            let mut state = self.shared.state.lock();
+            state.used -= self.bytes as u64;
+            self.shared.trim(&mut state, 0)
+        };
+        drop(freed);
+        self.shared.wake_first();
+    }
+}
+
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn a_request_gets_all_or_waits_for_all() {
+        let budget = Budget::new(100);
+        let held = budget.try_reserve(&[40, 40]).unwrap();
+        assert!(budget.try_reserve(&[10, 20]).is_none());
+        assert!(budget.reserve(&[10, 20]).now_or_never().is_none());
+        drop(held);
+        assert_eq!(budget.reserve(&[10, 20]).now_or_never().unwrap().len(), 2);
+        assert_eq!(budget.used(), 0, "dropped permits are given back");
+    }
+
+    #[tokio::test]
+    async fn demand_is_served_in_order_and_prefetch_does_not_pass_it() {
+        let budget = Budget::new(100);
+        let held = budget.try_reserve(&[90]).unwrap();
+        let big = [50];
+        let mut first = Box::pin(budget.reserve(&big));
+        assert!((&mut first).now_or_never().is_none());
+        assert!(budget.try_reserve(&[5]).is_none(), "5 would fit, but demand waits");
+        assert!(budget.reserve(&[5]).now_or_never().is_none(), "no overtaking");
+        drop(held);
+        assert_eq!(first.await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn one_who_gives_up_lets_the_next_one_through() {
+        let budget = Budget::new(100);
+        let held = budget.try_reserve(&[60]).unwrap();
+        let mut big = Box::pin(budget.reserve(&[90]));
+        assert!((&mut big).now_or_never().is_none());
+        let task = tokio::spawn({
+            let budget = budget.clone();
+            async move { budget.reserve(&[30]).await.len() }
+        });
+        tokio::task::yield_now().await;
+        drop(big);
+        assert_eq!(task.await.unwrap(), 1);
+        drop(held);
+    }
+
+    #[test]
+    fn freed_memory_is_used_again_and_counts_until_then() {
+        let budget = Budget::new(1 << 20);
+        let permit = budget.try_reserve(&[512 << 10]).unwrap().pop().unwrap();
+        let chunk = permit.take_chunk();
+        permit.give_back_chunk(chunk);
+        drop(permit);
+        assert_eq!(budget.shared.state.lock().pooled, 512 << 10);
+        let big = budget.try_reserve(&[1 << 20]).unwrap();
+        assert_eq!(budget.shared.state.lock().pooled, 0, "the pool makes room");
+        drop(big);
+    }
+}
+
+#[cfg(all(test, feature = "shuttle"))]
+mod shuttle_models {
+    use super::*;
+
+    /// Four requests that fit only two at a time, one of which gives up half-way: the limit is
+    /// never passed, all others are served, and all is given back.
+    #[test]
+    fn shuttle_budget() {
+        shuttle::check_random(
+            || {
+                let budget = Budget::new(100);
+                let tasks: Vec<_> = (0..4)
+                    .map(|number| {
+                        let budget = budget.clone();
+                        shuttle::thread::spawn(move || {
+                            let sizes = [20, 25];
+                            if number == 3 {
+                                let mut reserve = Box::pin(budget.reserve(&sizes));
+                                let mut ctx = Context::from_waker(Waker::noop());
+                                let _ = reserve.as_mut().poll(&mut ctx);
+                                return;
+                            }
+                            let permits = shuttle::future::block_on(budget.reserve(&sizes));
+                            assert!(budget.used() <= 100);
+                            shuttle::thread::yield_now();
+                            drop(permits);
+                        })
+                    })
+                    .collect();
+                for task in tasks {
+                    task.join().expect("no task panics");
+                }
+                assert_eq!(budget.used(), 0);
+                assert!(!budget.is_waited_for());
+            },
+            2_000,
+        );
+    }
+}

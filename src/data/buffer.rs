@@ -1,0 +1,226 @@
+//! The memory of a part: filled by one writer while readers take what is there already.
+//! The one file with unsafe code for memory; it runs under Miri and shuttle.
+//!
+//! Invariants: bytes below the watermark are written and never change again until the buffer is
+//! dropped; there is one [`Filler`] to a buffer, and only it moves the watermark, upwards.
+
+use std::alloc::Layout;
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use super::budget::Permit;
+use crate::sync::{AtomicUsize, Ordering};
+
+/// Memory that is not initialized and belongs to nobody yet.
+pub(crate) struct Chunk {
+    memory: NonNull<u8>,
+    capacity: usize,
+}
+
+// SAFETY: a chunk owns its memory alone; a pointer to it may move between threads.
+unsafe impl Send for Chunk {}
+
+impl Chunk {
+    /// # Panics
+    /// When `capacity` is 0; aborts when the system has no memory.
+    pub(crate) fn allocate(capacity: usize) -> Self {
+        let layout = Self::layout(capacity);
+        assert!(capacity > 0, "an empty part has no buffer");
+        // SAFETY: the layout's size is not zero.
+        let memory = unsafe { std::alloc::alloc(layout) };
+        let memory = NonNull::new(memory).unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
+        Self { memory, capacity }
+    }
+
+    /// Bytes.
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Page-aligned, as the kernel copies whole pages out of it.
+    fn layout(capacity: usize) -> Layout {
+        Layout::from_size_align(capacity, 4096).expect("part sizes are far below isize::MAX")
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `allocate` with this very layout, and nobody else frees it.
+        unsafe { std::alloc::dealloc(self.memory.as_ptr(), Self::layout(self.capacity)) }
+    }
+}
+
+/// A part's bytes. Readers share it; its memory goes back to the budget's pool at the last drop.
+pub(crate) struct Buffer {
+    /// `None` only while dropping.
+    chunk: Option<Chunk>,
+    /// Bytes from the start that are written.
+    filled: AtomicUsize,
+    /// How many bytes the buffer is to hold; at most the chunk's capacity.
+    len: usize,
+    permit: Permit,
+}
+
+// SAFETY: readers only see bytes below `filled`, which are written before the release store that
+// their acquire load synchronizes with, and are not written again; the rest is touched by the one
+// `Filler` only.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// A buffer for `len` bytes within the permit's chunk, and the right to fill it.
+    pub(crate) fn new(permit: Permit, len: usize) -> (Arc<Self>, Filler) {
+        let chunk = permit.take_chunk();
+        assert!(len <= chunk.capacity(), "the permit covers the part");
+        let filled = AtomicUsize::new(0);
+        let buffer = Arc::new(Self { chunk: Some(chunk), filled, len, permit });
+        let filler = Filler { buffer: Arc::clone(&buffer), at: 0 };
+        (buffer, filler)
+    }
+
+    /// How many bytes can be read, from the start.
+    pub(crate) fn filled(&self) -> usize {
+        self.filled.load(Ordering::Acquire)
+    }
+
+    /// The bytes of `range`, if all of them have arrived.
+    pub(crate) fn get(&self, range: Range<usize>) -> Option<&[u8]> {
+        if range.start > range.end || range.end > self.filled() {
+            return None;
+        }
+        let start = self.memory().wrapping_add(range.start);
+        // SAFETY: `range` lies below the watermark, so within the chunk, and its bytes were written
+        // before the watermark was raised (release, acquire) and never change while `self` lives.
+        Some(unsafe { std::slice::from_raw_parts(start, range.end - range.start) })
+    }
+
+    fn memory(&self) -> *mut u8 {
+        self.chunk.as_ref().expect("present until drop").memory.as_ptr()
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some(chunk) = self.chunk.take() {
+            self.permit.give_back_chunk(chunk);
+        }
+    }
+}
+
+/// The one writer of a buffer.
+pub(crate) struct Filler {
+    buffer: Arc<Buffer>,
+    at: usize,
+}
+
+impl Filler {
+    /// Appends `bytes`; readers see them from then on.
+    ///
+    /// # Panics
+    /// When they do not fit: the store's contract is exactly as many bytes as were asked for.
+    pub(crate) fn append(&mut self, bytes: &[u8]) {
+        assert!(bytes.len() <= self.buffer.len - self.at, "the store contract");
+        let target = self.buffer.memory().wrapping_add(self.at);
+        // SAFETY: the target lies within the chunk (asserted above) and above the watermark, where
+        // no reader looks; this is the only writer, and `bytes` is not part of the chunk, as all
+        // that a caller can borrow of it lies below the watermark.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
+        self.at += bytes.len();
+        self.buffer.filled.store(self.at, Ordering::Release);
+    }
+
+    /// How many bytes are still missing.
+    pub(crate) fn room(&self) -> usize {
+        self.buffer.len - self.at
+    }
+}
+
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests {
+    use super::*;
+    use crate::data::budget::Budget;
+
+    #[test]
+    fn a_reader_sees_what_was_appended_and_nothing_beyond() {
+        let budget = Budget::new(1 << 20);
+        let permit = budget.try_reserve(&[8192]).unwrap().pop().unwrap();
+        let (buffer, mut filler) = Buffer::new(permit, 6000);
+        assert_eq!(buffer.get(0..1), None);
+        filler.append(b"hello ");
+        filler.append(b"world");
+        assert_eq!(buffer.get(0..11), Some(&b"hello world"[..]));
+        assert_eq!(buffer.get(6..12), None);
+        assert_eq!(filler.room(), 6000 - 11);
+    }
+
+    #[test]
+    fn a_reader_on_another_thread_sees_whole_bytes_only() {
+        let budget = Budget::new(1 << 20);
+        let permit = budget.try_reserve(&[4096]).unwrap().pop().unwrap();
+        let (buffer, mut filler) = Buffer::new(permit, 1000);
+        let reader = std::thread::spawn(move || {
+            loop {
+                let filled = buffer.filled();
+                assert!(buffer.get(0..filled).unwrap().iter().all(|byte| *byte == 7));
+                if filled == 1000 {
+                    return;
+                }
+                std::thread::yield_now();
+            }
+        });
+        for _ in 0..100 {
+            filler.append(&[7; 10]);
+        }
+        reader.join().unwrap();
+    }
+
+    #[test]
+    #[should_panic(expected = "the store contract")]
+    fn more_bytes_than_asked_for_are_refused() {
+        let budget = Budget::new(1 << 20);
+        let permit = budget.try_reserve(&[4096]).unwrap().pop().unwrap();
+        let (_buffer, mut filler) = Buffer::new(permit, 3);
+        filler.append(b"four");
+    }
+}
+
+#[cfg(all(test, feature = "shuttle"))]
+mod shuttle_models {
+    use super::*;
+    use crate::data::budget::Budget;
+
+    /// One writer, two readers: whatever the schedule, a reader finds below the watermark the bytes
+    /// that were written, and the memory is back in the budget at the end.
+    #[test]
+    fn shuttle_buffer() {
+        shuttle::check_random(
+            || {
+                let budget = Budget::new(1 << 20);
+                let permit = budget.try_reserve(&[4096]).expect("room").pop().expect("one");
+                let (buffer, mut filler) = Buffer::new(permit, 4);
+                let readers: Vec<_> = (0..2)
+                    .map(|_| {
+                        let buffer = Arc::clone(&buffer);
+                        shuttle::thread::spawn(move || {
+                            for _ in 0..3 {
+                                let filled = buffer.filled();
+                                let bytes = buffer.get(0..filled).expect("below the watermark");
+                                assert_eq!(bytes, &[1, 2, 3, 4][..filled]);
+                            }
+                        })
+                    })
+                    .collect();
+                drop(buffer);
+                for byte in 1..=4 {
+                    filler.append(&[byte]);
+                }
+                drop(filler);
+                for reader in readers {
+                    reader.join().expect("no reader panics");
+                }
+                assert_eq!(budget.used(), 0);
+            },
+            2_000,
+        );
+    }
+}

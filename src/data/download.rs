@@ -1,0 +1,166 @@
+//! The task that fills one part.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_util::StreamExt;
+
+use super::index::PartId;
+use super::part::Download;
+use super::{Data, File};
+use crate::error::{FsError, StoreError, StoreErrorKind};
+use crate::store::{Body, Condition, GetAnswer, GetRequest};
+
+impl Data {
+    /// Starts the GET for a part that is in the index.
+    pub(super) fn start_download(self: &Arc<Self>, file: &Arc<File>, download: Download) {
+        let (data, file) = (Arc::clone(self), Arc::clone(file));
+        let part = Arc::clone(download.part());
+        let task = self.runtime.spawn(async move {
+            let outcome = Removal::guard(&data, &file, &download);
+            let mut download = download;
+            let result = data.fill(&file, &mut download).await;
+            data.settle(&file, download, result, outcome);
+        });
+        part.set_download(task.abort_handle());
+    }
+
+    /// Fills a part from a body whose head has come already, and settles it.
+    pub(super) async fn continue_download(
+        self: &Arc<Self>,
+        file: &Arc<File>,
+        mut download: Download,
+        body: Body,
+    ) {
+        let removal = Removal::guard(self, file, &download);
+        let result = pour(body, &mut download).await;
+        self.settle(file, download, result, removal);
+    }
+
+    fn settle(
+        self: &Arc<Self>,
+        file: &File,
+        download: Download,
+        result: Result<(), FsError>,
+        removal: Removal,
+    ) {
+        let part = Arc::clone(download.part());
+        if result.is_ok() {
+            removal.keep();
+            let id = PartId { ino: file.ino, start: part.range.start };
+            self.index.lock().complete(id, &part);
+        } else {
+            // Out of the index before the waiters know, so that whoever asks again starts anew.
+            drop(removal);
+        }
+        download.finish(result);
+        drop(part);
+        self.relieve();
+    }
+
+    async fn fill(&self, file: &Arc<File>, download: &mut Download) -> Result<(), FsError> {
+        let answer = self.get_pinned(file, download).await?;
+        pour(answer.body, download).await
+    }
+
+    /// The GET for a part: of the version that the file is, else of nothing.
+    async fn get_pinned(&self, file: &File, download: &Download) -> Result<GetAnswer, FsError> {
+        let range = download.part().range.clone();
+        let whole = range.start == 0 && range.end == file.size();
+        let request = |condition| GetRequest {
+            key: Arc::clone(&file.object.key),
+            range: (!whole).then(|| range.clone()),
+            condition,
+        };
+        let condition = file.pin().cloned().map_or(Condition::Any, Condition::Match);
+        let err = match self.store.get(request(condition)).await {
+            Ok(answer) if file.holds_bytes_of(&answer.head) => {
+                file.learn(&answer.head);
+                expect_range(&answer, download)?;
+                return Ok(answer);
+            }
+            Ok(_) => StoreError::new(StoreErrorKind::Changed, "the object has another version"),
+            Err(err) => err,
+        };
+        match err.kind() {
+            StoreErrorKind::Changed | StoreErrorKind::NotFound | StoreErrorKind::OutOfRange => {}
+            _ => return Err(err.into()),
+        }
+        // The old version may still be there, in a versioned bucket, for those who may read it.
+        let id = file.version_id().ok_or(FsError::Stale)?;
+        if self.old_versions_denied.load(Ordering::Relaxed) {
+            return Err(FsError::Stale);
+        }
+        match self.store.get(request(Condition::VersionId(Arc::clone(id)))).await {
+            Ok(answer) if file.holds_bytes_of(&answer.head) => {
+                expect_range(&answer, download)?;
+                Ok(answer)
+            }
+            Ok(_) => Err(FsError::Stale),
+            Err(err) => match err.kind() {
+                StoreErrorKind::Denied => {
+                    self.old_versions_denied.store(true, Ordering::Relaxed);
+                    tracing::info!("reading an old version needs s3:GetObjectVersion: {err}");
+                    Err(FsError::Stale)
+                }
+                StoreErrorKind::NotFound => Err(FsError::Stale),
+                _ => Err(err.into()),
+            },
+        }
+    }
+}
+
+fn expect_range(answer: &GetAnswer, download: &Download) -> Result<(), FsError> {
+    let wanted = &download.part().range;
+    if answer.range == *wanted {
+        return Ok(());
+    }
+    let message = format!("asked for bytes {wanted:?} and was given {:?}", answer.range);
+    Err(StoreError::new(StoreErrorKind::Other, message).into())
+}
+
+/// Appends the body to the part, chunk by chunk as it comes.
+async fn pour(mut body: Body, download: &mut Download) -> Result<(), FsError> {
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk?;
+        // A body may be longer than the part when an object turned out larger than expected; the
+        // part takes what it was made for, and the rest is not read.
+        let take = chunk.len().min(download.room());
+        download.append(&chunk[..take]);
+        if download.room() == 0 {
+            return Ok(());
+        }
+    }
+    if download.room() == 0 { Ok(()) } else { Err(FsError::Abandoned) }
+}
+
+/// Takes a part out of the index when its download ends in any way but the good one, also when the
+/// task is cancelled or panics.
+struct Removal {
+    data: Arc<Data>,
+    id: PartId,
+    part: Option<Arc<super::Part>>,
+}
+
+impl Removal {
+    fn guard(data: &Arc<Data>, file: &File, download: &Download) -> Self {
+        let part = Arc::clone(download.part());
+        let id = PartId { ino: file.ino, start: part.range.start };
+        Self { data: Arc::clone(data), id, part: Some(part) }
+    }
+
+    fn keep(mut self) {
+        self.part = None;
+    }
+}
+
+impl Drop for Removal {
+    fn drop(&mut self) {
+        if let Some(part) = self.part.take() {
+            let removed = self.data.index.lock().remove(self.id, &part);
+            drop(removed);
+            drop(part);
+            self.data.relieve();
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What the bytes' layer knows of one object version beyond its parts.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::prefetch::Detector;
+use crate::error::{FsError, StoreErrorKind};
+use crate::object::{ETag, Ino, Object};
+use crate::store::Head;
+
+/// The kernel sends a buffered read that failed a second time (read-ahead, then the retry): what
+/// failed by its deadline is answered at once for this long.
+const FAILURE_HOLDS: Duration = Duration::from_secs(1);
+
+/// One version of an object, as all its handles share it.
+pub struct File {
+    /// The number that its parts are kept under.
+    pub ino: Ino,
+    pub object: Arc<Object>,
+    /// The ETag that GETs are pinned to, where the listing had none and an answer taught it.
+    learnt_etag: OnceLock<ETag>,
+    version_id: OnceLock<Arc<str>>,
+    pub(super) detector: Mutex<Detector>,
+    /// When the request was sent whose answer last named this version as the current one.
+    validated: Mutex<Option<Instant>>,
+    /// Whether it was opened before: the kernel may hold its pages, though no part is here.
+    pub(super) opened: AtomicBool,
+    failure: Mutex<Option<(Instant, Range<u64>, FsError)>>,
+}
+
+impl File {
+    pub(super) fn new(ino: Ino, object: Arc<Object>) -> Arc<Self> {
+        let detector = Mutex::new(Detector::new(object.version.size));
+        Arc::new(Self {
+            ino,
+            object,
+            learnt_etag: OnceLock::new(),
+            version_id: OnceLock::new(),
+            detector,
+            validated: Mutex::new(None),
+            opened: AtomicBool::new(false),
+            failure: Mutex::new(None),
+        })
+    }
+
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.object.version.size
+    }
+
+    /// The ETag that a GET for these bytes must match, as far as one is known.
+    pub(super) fn pin(&self) -> Option<&ETag> {
+        self.object.version.etag.as_ref().or_else(|| self.learnt_etag.get())
+    }
+
+    /// The id to read this version by after the object has changed.
+    pub(super) fn version_id(&self) -> Option<&Arc<str>> {
+        self.version_id.get()
+    }
+
+    /// Whether an answer's bytes are bytes of this version. The same ETag and size mean the same
+    /// bytes, whatever the date: the same content uploaded again may be read on.
+    pub(super) fn holds_bytes_of(&self, head: &Head) -> bool {
+        let (ours, theirs) = (&self.object.version, &head.version);
+        match (self.pin(), &theirs.etag) {
+            (Some(pin), Some(etag)) => pin == etag && ours.size == theirs.size,
+            _ => ours.agrees_with(theirs),
+        }
+    }
+
+    /// Notes what an answer about this version taught.
+    pub(super) fn learn(&self, head: &Head) {
+        if self.object.version.etag.is_none()
+            && let Some(etag) = &head.version.etag
+        {
+            let _ = self.learnt_etag.set(etag.clone());
+        }
+        if let Some(id) = &head.version_id {
+            let _ = self.version_id.set(Arc::clone(id));
+        }
+    }
+
+    /// An answer to a request sent at `sent` named this version as the current one.
+    pub(super) fn validate(&self, sent: Instant) {
+        let mut validated = self.validated.lock();
+        *validated = (*validated).max(Some(sent));
+        self.opened.store(true, Ordering::Relaxed);
+    }
+
+    /// How long ago this version was known to be current.
+    pub(super) fn validated_age(&self) -> Option<Duration> {
+        self.validated.lock().map(|sent| sent.elapsed())
+    }
+
+    /// The error that a read which overlaps `range` met a moment ago by its deadline.
+    pub(super) fn recent_failure(&self, range: &Range<u64>) -> Option<FsError> {
+        let failure = self.failure.lock();
+        let (at, failed, err) = failure.as_ref()?;
+        let overlaps = failed.start < range.end && range.start < failed.end;
+        (overlaps && at.elapsed() < FAILURE_HOLDS).then(|| err.clone())
+    }
+
+    /// Notes that reading `range` failed; only deadlines are remembered.
+    pub fn note_failure(&self, range: Range<u64>, err: &FsError) {
+        let by_deadline = match err {
+            FsError::Deadline(_) => true,
+            FsError::Store(err) => err.kind() == StoreErrorKind::TimedOut,
+            _ => false,
+        };
+        if by_deadline {
+            *self.failure.lock() = Some((Instant::now(), range, err.clone()));
+        }
+    }
+}

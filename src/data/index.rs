@@ -1,0 +1,323 @@
+//! Which parts there are, and which may go. Plain bookkeeping under one lock of [`super::Data`]:
+//! calls nothing, waits for nothing; what leaves is returned, to be dropped after the unlock.
+//!
+//! Invariants: parts of one version never overlap; a part is in exactly one [`Place`].
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
+
+use lru::LruCache;
+
+use super::file::File;
+use super::part::Part;
+use crate::object::Ino;
+
+/// All parts of the mount.
+pub(crate) struct Index {
+    files: HashMap<Ino, Entry>,
+    /// Complete parts that were asked for by readers, by last use.
+    cached: LruCache<PartId, ()>,
+    /// Parts that came ahead of a reader, by age.
+    unread: BTreeMap<u64, PartId>,
+    unread_bytes: u64,
+    next_number: u64,
+}
+
+#[derive(Default)]
+struct Entry {
+    /// All handles of one version share it, and it lives as long as there are parts.
+    file: Option<Arc<File>>,
+    parts: BTreeMap<u64, Slot>,
+    /// How many of its parts are unread.
+    unread: usize,
+}
+
+struct Slot {
+    part: Arc<Part>,
+    place: Place,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// On its way to a reader.
+    Wanted,
+    /// Ahead of its reader, on its way or complete; the key in `unread`.
+    Unread(u64),
+    /// In `cached`.
+    Cached,
+}
+
+/// The name of a part.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct PartId {
+    pub(crate) ino: Ino,
+    pub(crate) start: u64,
+}
+
+impl Index {
+    pub(crate) fn new() -> Self {
+        Self {
+            files: HashMap::new(),
+            // Bounded by the budget, in bytes rather than in entries.
+            cached: LruCache::unbounded(),
+            unread: BTreeMap::new(),
+            unread_bytes: 0,
+            next_number: 0,
+        }
+    }
+
+    /// The file of this number that somebody holds, or the one that `make` makes.
+    pub(crate) fn file(&mut self, ino: Ino, make: impl FnOnce() -> Arc<File>) -> Arc<File> {
+        let entry = self.files.entry(ino).or_default();
+        Arc::clone(entry.file.get_or_insert_with(make))
+    }
+
+    /// Whether any byte of the file is here or on its way.
+    pub(crate) fn has_any(&self, ino: Ino) -> bool {
+        self.files.get(&ino).is_some_and(|entry| !entry.parts.is_empty())
+    }
+
+    /// The pieces of `range` that no part covers, in order.
+    pub(crate) fn gaps(&self, ino: Ino, range: &Range<u64>) -> Vec<Range<u64>> {
+        let mut gaps = Vec::new();
+        let mut at = range.start;
+        for part in self.overlapping(ino, range) {
+            if at < part.range.start {
+                gaps.push(at..part.range.start);
+            }
+            at = at.max(part.range.end);
+        }
+        if at < range.end {
+            gaps.push(at..range.end);
+        }
+        gaps
+    }
+
+    /// The parts that cover `range`, in order, now wanted by a reader; `None` if there is a gap.
+    pub(crate) fn take_cover(&mut self, ino: Ino, range: &Range<u64>) -> Option<Vec<Arc<Part>>> {
+        if !self.gaps(ino, range).is_empty() {
+            return None;
+        }
+        let parts: Vec<_> = self.overlapping(ino, range).map(Arc::clone).collect();
+        for part in &parts {
+            self.touch(PartId { ino, start: part.range.start });
+        }
+        Some(parts)
+    }
+
+    /// Adds a part that fills a gap.
+    ///
+    /// # Panics
+    /// When it overlaps another one.
+    pub(crate) fn insert(&mut self, ino: Ino, part: &Arc<Part>, wanted: bool) {
+        assert!(self.overlapping(ino, &part.range).next().is_none(), "parts never overlap");
+        let id = PartId { ino, start: part.range.start };
+        let place = if wanted { Place::Wanted } else { Place::Unread(self.next_number) };
+        let entry = self.files.entry(ino).or_default();
+        if let Place::Unread(number) = place {
+            entry.unread += 1;
+            self.unread.insert(number, id);
+            self.unread_bytes += part.len();
+            self.next_number += 1;
+        }
+        entry.parts.insert(id.start, Slot { part: Arc::clone(part), place });
+    }
+
+    /// A wanted part has arrived whole: from now on it may be evicted.
+    pub(crate) fn complete(&mut self, id: PartId, part: &Arc<Part>) {
+        let slot = self.files.get_mut(&id.ino).and_then(|entry| entry.parts.get_mut(&id.start));
+        if let Some(slot) = slot
+            && Arc::ptr_eq(&slot.part, part)
+            && slot.place == Place::Wanted
+        {
+            slot.place = Place::Cached;
+            self.cached.put(id, ());
+        }
+    }
+
+    /// Takes the part out, if it is still this one.
+    pub(crate) fn remove(&mut self, id: PartId, part: &Arc<Part>) -> Option<Arc<Part>> {
+        let slot = self.files.get(&id.ino)?.parts.get(&id.start)?;
+        if Arc::ptr_eq(&slot.part, part) { self.take(id) } else { None }
+    }
+
+    /// Takes complete parts out, least recently used first, until `bytes` are found or none is
+    /// left.
+    pub(crate) fn evict(&mut self, bytes: u64) -> Vec<Arc<Part>> {
+        let (mut gone, mut freed) = (Vec::new(), 0);
+        while freed < bytes
+            && let Some((id, ())) = self.cached.pop_lru()
+        {
+            if let Some(part) = self.take(id) {
+                freed += part.len();
+                gone.push(part);
+            }
+        }
+        gone
+    }
+
+    /// Takes unread parts out, newest first: their readers are the furthest away.
+    pub(crate) fn evict_unread(&mut self, bytes: u64) -> Vec<Arc<Part>> {
+        let (mut gone, mut freed) = (Vec::new(), 0);
+        while freed < bytes
+            && let Some((_, id)) = self.unread.last_key_value()
+        {
+            let Some(part) = self.take(*id) else { break };
+            freed += part.len();
+            gone.push(part);
+        }
+        gone
+    }
+
+    /// Takes out what came ahead for a file that nobody reads any more.
+    pub(crate) fn evict_unread_of(&mut self, ino: Ino) -> Vec<Arc<Part>> {
+        let Some(entry) = self.files.get(&ino) else { return Vec::new() };
+        let unread = |(start, slot): (&u64, &Slot)| match slot.place {
+            Place::Unread(_) => Some(PartId { ino, start: *start }),
+            Place::Wanted | Place::Cached => None,
+        };
+        let ids: Vec<PartId> = entry.parts.iter().filter_map(unread).collect();
+        ids.into_iter().filter_map(|id| self.take(id)).collect()
+    }
+
+    /// Drops the entry of a file that has neither parts nor users.
+    pub(crate) fn tidy(&mut self, ino: Ino) {
+        if let Some(entry) = self.files.get(&ino)
+            && entry.parts.is_empty()
+            && entry.file.as_ref().is_none_or(|file| Arc::strong_count(file) == 1)
+        {
+            self.files.remove(&ino);
+        }
+    }
+
+    /// Bytes that came ahead and were not read yet.
+    pub(crate) fn unread_bytes(&self) -> u64 {
+        self.unread_bytes
+    }
+
+    /// How many files have unread parts: those that are being streamed.
+    pub(crate) fn streams(&self) -> u64 {
+        self.files.values().filter(|entry| entry.unread > 0).count() as u64
+    }
+
+    /// How many files are known here.
+    #[cfg(test)]
+    pub(crate) fn files(&self) -> usize {
+        self.files.len()
+    }
+
+    fn touch(&mut self, id: PartId) {
+        let Some(entry) = self.files.get_mut(&id.ino) else { return };
+        let Some(slot) = entry.parts.get_mut(&id.start) else { return };
+        match slot.place {
+            Place::Wanted => {}
+            Place::Cached => {
+                self.cached.get(&id);
+            }
+            Place::Unread(number) => {
+                entry.unread -= 1;
+                self.unread.remove(&number);
+                self.unread_bytes -= slot.part.len();
+                slot.place = Place::Wanted;
+                if slot.part.is_complete() {
+                    slot.place = Place::Cached;
+                    self.cached.put(id, ());
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, id: PartId) -> Option<Arc<Part>> {
+        let entry = self.files.get_mut(&id.ino)?;
+        let slot = entry.parts.remove(&id.start)?;
+        match slot.place {
+            Place::Wanted => {}
+            Place::Cached => {
+                self.cached.pop(&id);
+            }
+            Place::Unread(number) => {
+                entry.unread -= 1;
+                self.unread.remove(&number);
+                self.unread_bytes -= slot.part.len();
+            }
+        }
+        self.tidy(id.ino);
+        Some(slot.part)
+    }
+
+    fn overlapping(&self, ino: Ino, range: &Range<u64>) -> impl Iterator<Item = &Arc<Part>> {
+        let parts = self.files.get(&ino).map(|entry| &entry.parts);
+        // The part before may reach into the range; parts do not overlap, so only that one.
+        let first = parts.and_then(|parts| parts.range(..=range.start).next_back());
+        let from = first.map_or(range.start, |(start, _)| *start);
+        let (start, end) = (range.start, range.end);
+        parts
+            .into_iter()
+            .flat_map(move |parts| parts.range(from..end.max(from)))
+            .map(|(_, slot)| &slot.part)
+            .filter(move |part| part.range.end > start && part.range.start < end)
+    }
+}
+
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests {
+    use super::*;
+    use crate::data::budget::Budget;
+
+    const INO: Ino = Ino(7);
+
+    fn part(budget: &Budget, range: Range<u64>) -> Arc<Part> {
+        let size = usize::try_from(range.end - range.start).unwrap();
+        let permit = budget.try_reserve(&[size]).unwrap().pop().unwrap();
+        let (part, mut download) = Part::new(range, false, permit);
+        download.append(&vec![0; size]);
+        download.finish(Ok(()));
+        part
+    }
+
+    #[test]
+    fn gaps_are_what_no_part_covers() {
+        let (budget, mut index) = (Budget::new(1000), Index::new());
+        index.insert(INO, &part(&budget, 10..20), true);
+        index.insert(INO, &part(&budget, 30..40), true);
+        assert_eq!(index.gaps(INO, &(0..50)), [0..10, 20..30, 40..50]);
+        assert_eq!(index.gaps(INO, &(15..35)), [20..30; 1]);
+        assert_eq!(index.gaps(INO, &(12..18)), []);
+        assert_eq!(index.gaps(INO, &(20..30)), [20..30; 1]);
+        assert!(index.take_cover(INO, &(15..35)).is_none());
+        assert_eq!(index.take_cover(INO, &(15..20)).unwrap().len(), 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "parts never overlap")]
+    fn an_overlap_is_refused() {
+        let (budget, mut index) = (Budget::new(1000), Index::new());
+        index.insert(INO, &part(&budget, 10..20), true);
+        index.insert(INO, &part(&budget, 19..21), true);
+    }
+
+    #[test]
+    fn the_least_recently_used_goes_first_and_unread_newest_first() {
+        let (budget, mut index) = (Budget::new(1000), Index::new());
+        for start in [0, 10, 20] {
+            let part = part(&budget, start..start + 10);
+            index.insert(INO, &part, true);
+            index.complete(PartId { ino: INO, start }, &part);
+        }
+        for start in [100, 110] {
+            index.insert(INO, &part(&budget, start..start + 10), false);
+        }
+        index.take_cover(INO, &(0..10)).unwrap();
+        let starts = |parts: Vec<Arc<Part>>| -> Vec<u64> {
+            parts.iter().map(|part| part.range.start).collect()
+        };
+        assert_eq!(starts(index.evict(15)), [10, 20]);
+        assert_eq!((index.unread_bytes(), index.streams()), (20, 1));
+        assert_eq!(starts(index.evict_unread(1)), [110]);
+        index.take_cover(INO, &(100..110)).unwrap();
+        assert_eq!((index.unread_bytes(), index.streams()), (0, 0));
+        assert_eq!(starts(index.evict(100)), [0, 100]);
+        assert_eq!((budget.used(), index.files()), (0, 0));
+    }
+}

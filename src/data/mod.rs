@@ -1,0 +1,148 @@
+//! The bytes: parts of object versions in memory, on their way, and asked for ahead.
+//!
+//! A read looks for its parts, asks for the gaps, and waits only until its own bytes have arrived.
+//! Absent here: names, directories, FUSE; a version is known by its inode number and its ETag.
+//! Invariants: every GET for data is pinned (DESIGN 1.2) and is a task of its own, so a reader that
+//! gives up cancels nobody's bytes; nothing waits but on a part, on the budget, or on an open.
+
+pub(crate) mod budget;
+pub(crate) mod buffer;
+mod download;
+mod file;
+mod index;
+mod open;
+mod part;
+mod prefetch;
+mod read;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+
+use self::budget::Budget;
+pub use self::file::File;
+use self::index::Index;
+use self::open::Openings;
+pub use self::open::{Opened, Replacement};
+use self::part::Part;
+pub use self::read::ReadBytes;
+use crate::config::Ttl;
+use crate::metrics::Metrics;
+use crate::object::{Ino, Object};
+use crate::store::ObjectStore;
+
+/// The bytes of a mount.
+pub struct Data {
+    store: Arc<dyn ObjectStore>,
+    runtime: Handle,
+    metrics: Arc<Metrics>,
+    open_ttl: Ttl,
+    budget: Budget,
+    index: Mutex<Index>,
+    openings: Openings,
+    numbering: Numbering,
+    /// A GET by version id was denied once: it needs `s3:GetObjectVersion`.
+    old_versions_denied: AtomicBool,
+}
+
+/// Gives each object version its inode number, collisions moved; asked when an open finds a version
+/// that no listing told.
+pub type Numbering = Arc<dyn Fn(&Object) -> Ino + Send + Sync>;
+
+/// What the mount decides for its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct DataConfig {
+    /// The budget, metadata included.
+    pub memory_max_bytes: u64,
+    /// How long the content of a cached file is believed when it is opened.
+    pub open_ttl: Ttl,
+}
+
+impl Data {
+    /// Tasks run on `runtime`.
+    pub fn new(
+        store: Arc<dyn ObjectStore>,
+        runtime: Handle,
+        metrics: Arc<Metrics>,
+        numbering: Numbering,
+        config: DataConfig,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            runtime,
+            metrics,
+            open_ttl: config.open_ttl,
+            budget: Budget::new(config.memory_max_bytes),
+            index: Mutex::new(Index::new()),
+            openings: open::openings(),
+            numbering,
+            old_versions_denied: AtomicBool::new(false),
+        })
+    }
+
+    /// The file of this version; all who ask for the same number share it while one holds it.
+    pub fn file(&self, ino: Ino, object: &Arc<Object>) -> Arc<File> {
+        self.index.lock().file(ino, || File::new(ino, Arc::clone(object)))
+    }
+
+    /// The last handle of the file is gone: what came ahead for it is let go.
+    pub fn close(&self, file: Arc<File>) {
+        let ino = file.ino;
+        drop(file);
+        let gone = {
+            let mut index = self.index.lock();
+            let gone = index.evict_unread_of(ino);
+            index.tidy(ino);
+            gone
+        };
+        self.let_go(gone);
+    }
+
+    /// States what names and inodes hold: it counts in the same budget.
+    pub fn set_metadata_bytes(&self, bytes: u64) {
+        self.budget.set_metadata(bytes);
+        self.relieve();
+    }
+
+    /// Bytes of parts, held or on their way.
+    pub fn bytes(&self) -> u64 {
+        self.budget.used()
+    }
+
+    /// Ends the downloads of parts that were taken out of the index. Not under a lock: the last
+    /// reference to a part frees its memory.
+    fn let_go(&self, parts: Vec<Arc<Part>>) {
+        for part in &parts {
+            if !part.is_complete() {
+                part.cancel();
+            }
+        }
+        drop(parts);
+    }
+
+    /// Makes room for demand that waits: first what was read already, then what nobody has read
+    /// yet, newest first.
+    fn relieve(&self) {
+        if !self.budget.is_waited_for() {
+            return;
+        }
+        let read = {
+            let mut index = self.index.lock();
+            index.evict(self.budget.missing())
+        };
+        self.let_go(read);
+        let missing = self.budget.missing();
+        if missing > 0 {
+            let unread = {
+                let mut index = self.index.lock();
+                index.evict_unread(missing)
+            };
+            self.let_go(unread);
+        }
+    }
+}
+
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests;

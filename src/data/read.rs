@@ -1,0 +1,275 @@
+//! A read: look, ask for the gaps in one step, ask ahead, wait for its own bytes.
+
+use std::future::Future;
+use std::ops::Range;
+use std::pin::pin;
+use std::sync::Arc;
+
+use super::budget::Permit;
+use super::buffer::Buffer;
+use super::part::Part;
+use super::prefetch::{ALIGN, Advice, Bounds, PART_BYTES_MAX, align_down, align_up};
+use super::{Data, File};
+use crate::error::FsError;
+
+/// No GET is planned to last longer than this at the speed seen: a slow line gets small parts.
+const GET_SECONDS_MAX: u64 = 2;
+
+/// What a read found: bytes in a part's own memory, or gathered from several parts.
+pub enum ReadBytes {
+    /// At or beyond the end of the file.
+    Empty,
+    Part {
+        buffer: Arc<Buffer>,
+        range: Range<usize>,
+    },
+    Gathered(Vec<u8>),
+}
+
+impl AsRef<[u8]> for ReadBytes {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Empty => &[],
+            Self::Part { buffer, range } => {
+                buffer.get(range.clone()).expect("waited for, and bytes once there stay")
+            }
+            Self::Gathered(bytes) => bytes,
+        }
+    }
+}
+
+impl Data {
+    /// `len` bytes at `offset`, fewer only at the end of the file. `buffered` says that the page
+    /// cache keeps what is returned, so a part that a stream has passed is let go.
+    ///
+    /// Ready at the first poll when the bytes are in memory.
+    pub async fn read(
+        self: &Arc<Self>,
+        file: &Arc<File>,
+        offset: u64,
+        len: u32,
+        buffered: bool,
+    ) -> Result<ReadBytes, FsError> {
+        let range = offset..offset.saturating_add(u64::from(len)).min(file.size());
+        if range.start >= range.end {
+            return Ok(ReadBytes::Empty);
+        }
+        if let Some(err) = file.recent_failure(&range) {
+            return Err(err);
+        }
+        let bounds = self.bounds();
+        let advice = file.detector.lock().on_read(offset, range.end - range.start, bounds);
+        let parts = self.cover(file, &range, &advice).await;
+        // Ahead only after the demand is on its way.
+        self.ask_ahead(file, &advice);
+        let parts = parts?;
+        for part in &parts {
+            let end = part.local(&range).end;
+            if part.has(end) {
+                continue;
+            }
+            if part.streamed {
+                file.detector.lock().stalled(advice.cursor, bounds);
+            }
+            part.wait_until(end).await?;
+        }
+        Ok(self.hand_over(file, &parts, &range, buffered))
+    }
+
+    /// The parts of `range`, those that were missing now on their way.
+    async fn cover(
+        self: &Arc<Self>,
+        file: &Arc<File>,
+        range: &Range<u64>,
+        advice: &Advice,
+    ) -> Result<Vec<Arc<Part>>, FsError> {
+        loop {
+            let (covered, mut wanted) = {
+                let mut index = self.index.lock();
+                let covered = index.take_cover(file.ino, range);
+                let gaps = index.gaps(file.ino, &demand(file, range, advice.part_bytes));
+                (covered, needed(gaps, range, advice.part_bytes))
+            };
+            if let Some(parts) = covered {
+                return Ok(parts);
+            }
+            let permits = match self.budget.try_reserve(&sizes(&wanted)) {
+                Some(permits) => permits,
+                None => {
+                    // Under pressure a demand part is no larger than its aligned request.
+                    let aligned = self.index.lock().gaps(file.ino, &demand(file, range, ALIGN));
+                    wanted = needed(aligned, range, ALIGN);
+                    self.wait_for_room(&sizes(&wanted)).await
+                }
+            };
+            // Taken in the same step, so that a part that fails at once still tells this reader.
+            if let Some(parts) = self.start_wanted(file, range, wanted, permits) {
+                return Ok(parts);
+            }
+        }
+    }
+
+    /// Waits in the budget's queue, and makes room from then on.
+    pub(super) async fn wait_for_room(&self, sizes: &[usize]) -> Vec<Permit> {
+        let mut reserve = pin!(self.budget.reserve(sizes));
+        let mut queued = false;
+        std::future::poll_fn(|ctx| {
+            let polled = reserve.as_mut().poll(ctx);
+            if polled.is_ready() || queued {
+                return polled;
+            }
+            // In the queue now, so that whatever completes later makes room, too.
+            queued = true;
+            self.relieve();
+            reserve.as_mut().poll(ctx)
+        })
+        .await
+    }
+
+    /// Puts parts into the gaps that are still there, and takes the parts of `range`.
+    fn start_wanted(
+        self: &Arc<Self>,
+        file: &Arc<File>,
+        range: &Range<u64>,
+        wanted: Vec<Range<u64>>,
+        permits: Vec<Permit>,
+    ) -> Option<Vec<Arc<Part>>> {
+        let new =
+            wanted.into_iter().zip(permits).map(|(range, permit)| Part::new(range, false, permit));
+        let new: Vec<_> = new.collect();
+        let (parts, (started, spare)) = {
+            let mut index = self.index.lock();
+            // Another reader may have asked for one while this one waited for room.
+            let sorted: (Vec<_>, Vec<_>) = new.into_iter().partition(|(part, _)| {
+                let free = index.gaps(file.ino, &part.range) == [part.range.clone(); 1];
+                if free {
+                    index.insert(file.ino, part, true);
+                }
+                free
+            });
+            (index.take_cover(file.ino, range), sorted)
+        };
+        drop(spare);
+        for (_, download) in started {
+            self.start_download(file, download);
+        }
+        parts
+    }
+
+    /// Asks for what a stream will read next, as far as there is room without waiting.
+    fn ask_ahead(self: &Arc<Self>, file: &Arc<File>, advice: &Advice) {
+        let mut at = advice.ahead.start;
+        while at < advice.ahead.end {
+            let gap = {
+                let gaps = self.index.lock().gaps(file.ino, &(at..advice.ahead.end));
+                gaps.into_iter().next()
+            };
+            let Some(gap) = gap else {
+                at = advice.ahead.end;
+                break;
+            };
+            let range = gap.start..gap.end.min(gap.start + advice.part_bytes);
+            let Some(permit) = self.reserve_ahead(chunk_bytes(&range)) else { break };
+            let (part, download) = Part::new(range, true, permit);
+            {
+                let mut index = self.index.lock();
+                if index.gaps(file.ino, &part.range) != [part.range.clone(); 1] {
+                    continue;
+                }
+                index.insert(file.ino, &part, false);
+            }
+            at = part.range.end;
+            self.start_download(file, download);
+        }
+        if at > advice.ahead.start {
+            file.detector.lock().asked(advice.cursor, at);
+        }
+    }
+
+    /// Prefetch only tries. It may push out what was read already, never what is still unread, and
+    /// keeps to half of the budget.
+    fn reserve_ahead(&self, bytes: usize) -> Option<Permit> {
+        let bytes_u64 = bytes as u64;
+        let evicted = {
+            let mut index = self.index.lock();
+            if index.unread_bytes() + bytes_u64 > self.budget.limit() / 2 {
+                return None;
+            }
+            let free = self.budget.free();
+            if free < bytes_u64 { index.evict(bytes_u64 - free) } else { Vec::new() }
+        };
+        self.let_go(evicted);
+        self.budget.try_reserve(&[bytes])?.pop()
+    }
+
+    fn hand_over(
+        &self,
+        file: &File,
+        parts: &[Arc<Part>],
+        range: &Range<u64>,
+        buffered: bool,
+    ) -> ReadBytes {
+        let mut passed = Vec::new();
+        for part in parts {
+            let local = part.local(range);
+            let whole = part.serve((local.end - local.start) as u64);
+            if buffered && whole && part.streamed && part.is_complete() {
+                let id = super::index::PartId { ino: file.ino, start: part.range.start };
+                passed.extend(self.index.lock().remove(id, part));
+            }
+        }
+        drop(passed);
+        if let [part] = parts {
+            return ReadBytes::Part { buffer: Arc::clone(part.buffer()), range: part.local(range) };
+        }
+        let mut bytes = Vec::with_capacity(parts.iter().map(|part| part.local(range).len()).sum());
+        for part in parts {
+            let piece = part.buffer().get(part.local(range));
+            bytes.extend_from_slice(piece.expect("waited for, and bytes once there stay"));
+        }
+        ReadBytes::Gathered(bytes)
+    }
+
+    /// What one reader may have at the moment.
+    fn bounds(&self) -> Bounds {
+        let streams = self.index.lock().streams().max(1);
+        let speed = self.metrics.pace().bytes_per_second;
+        let part_max = speed * GET_SECONDS_MAX;
+        let window_max = self.budget.limit() / 2 / streams;
+        Bounds { window_max, part_max: part_max.min(window_max / 4) }
+    }
+}
+
+/// What is asked for to answer a read: the aligned request, more of it for a stream.
+fn demand(file: &File, range: &Range<u64>, part_bytes: u64) -> Range<u64> {
+    let start = align_down(range.start);
+    let end = align_up(range.end).max(if part_bytes > ALIGN { start + part_bytes } else { 0 });
+    start..end.min(file.size())
+}
+
+/// The gaps that the read touches, in pieces of at most the size of a part or of the request.
+fn needed(gaps: Vec<Range<u64>>, range: &Range<u64>, part_bytes: u64) -> Vec<Range<u64>> {
+    let piece = part_bytes.max(align_up(range.end) - align_down(range.start)).min(PART_BYTES_MAX);
+    let mut wanted = Vec::new();
+    for gap in gaps {
+        let mut at = gap.start;
+        while at < gap.end {
+            let end = gap.end.min(at + piece);
+            if at < range.end && end > range.start {
+                wanted.push(at..end);
+            }
+            at = end;
+        }
+    }
+    wanted
+}
+
+fn sizes(ranges: &[Range<u64>]) -> Vec<usize> {
+    ranges.iter().map(chunk_bytes).collect()
+}
+
+/// The memory of a part, in whole pages.
+pub(super) fn chunk_bytes(range: &Range<u64>) -> usize {
+    let len = usize::try_from(range.end - range.start).expect("a part is at most 8 MiB");
+    len.next_multiple_of(4096)
+}

@@ -1,0 +1,329 @@
+//! The bytes on the fake store, with a paused clock.
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use proptest::prelude::*;
+use tokio::time::advance;
+
+use super::*;
+use crate::error::{FsError, StoreErrorKind};
+use crate::store::fake::{Call, FakeStore, Fault};
+use crate::store::{Condition, GetRequest};
+
+const MIB: u64 = 1 << 20;
+
+fn data(store: &FakeStore, memory_max_bytes: u64) -> Arc<Data> {
+    let config = DataConfig { memory_max_bytes, open_ttl: Ttl::For(Duration::from_secs(1)) };
+    let numbering: Numbering = Arc::new(Object::ino);
+    let store: Arc<dyn ObjectStore> = Arc::new(store.clone());
+    Data::new(store, Handle::current(), Arc::default(), numbering, config)
+}
+
+/// Bytes in which every position can be told from its neighbors.
+fn content(len: u64) -> Vec<u8> {
+    (0..len).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
+
+/// A store with one object of `len` bytes, and its file.
+fn one_file(len: u64, memory: u64) -> (FakeStore, Arc<Data>, Arc<File>, Vec<u8>) {
+    let store = FakeStore::new();
+    let bytes = content(len);
+    let object = Arc::new(store.put("key", bytes.clone()));
+    let data = data(&store, memory);
+    let file = data.file(object.ino(), &object);
+    (store, data, file, bytes)
+}
+
+async fn read(data: &Arc<Data>, file: &Arc<File>, offset: u64, len: u32) -> Vec<u8> {
+    data.read(file, offset, len, true).await.unwrap().as_ref().to_vec()
+}
+
+fn gets(store: &FakeStore) -> Vec<GetRequest> {
+    let get = |call| match call {
+        Call::Get(get) => Some(get),
+        Call::Head(_) | Call::List(_) => None,
+    };
+    store.take_calls().into_iter().filter_map(get).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_random_read_asks_for_its_aligned_range_and_no_more() {
+    let (store, data, file, bytes) = one_file(10 * MIB, 64 * MIB);
+    let at = 5 * MIB + 1000;
+    assert_eq!(read(&data, &file, at, 4096).await, &bytes[at as usize..][..4096]);
+    let calls = gets(&store);
+    assert_eq!(calls.len(), 1);
+    assert_eq!(calls[0].range, Some(5 * MIB..5 * MIB + (128 << 10)));
+    assert_eq!(calls[0].condition, Condition::Match(file.pin().unwrap().clone()));
+    assert_eq!(read(&data, &file, at + 50_000, 100).await, &bytes[at as usize + 50_000..][..100]);
+    assert_eq!(gets(&store), [], "known bytes are not asked for again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hit_is_ready_at_the_first_poll() {
+    let (_store, data, file, _) = one_file(MIB, 64 * MIB);
+    read(&data, &file, 0, 4096).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(data.read(&file, 4096, 4096, true).now_or_never().unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_is_right_and_never_asks_twice_for_a_byte() {
+    let (store, data, file, bytes) = one_file(40 * MIB + 12_345, 64 * MIB);
+    let mut at = 0;
+    while at < file.size() {
+        let got = read(&data, &file, at, 1 << 20).await;
+        assert!(got == bytes[at as usize..][..got.len()], "at {at}");
+        at += got.len() as u64;
+    }
+    let calls = gets(&store);
+    let asked: u64 =
+        calls.iter().map(|get| get.range.clone().unwrap()).map(|r| r.end - r.start).sum();
+    assert_eq!(asked, file.size());
+    assert!(calls.len() < 30, "{} GETs", calls.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_stream_has_passed_is_let_go() {
+    let (_store, data, file, _) = one_file(40 * MIB, 256 * MIB);
+    for at in 0..40 {
+        read(&data, &file, at * MIB, 1 << 20).await;
+    }
+    assert!(data.bytes() < 6 * MIB, "{} bytes held", data.bytes());
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_of_the_same_bytes_share_one_get_and_one_who_leaves_does_not_cancel_it() {
+    let (store, data, file, bytes) = one_file(4 * MIB, 64 * MIB);
+    assert!(data.read(&file, MIB, 4096, true).now_or_never().is_none(), "asks, and gives up");
+    let all = join_all((0..8).map(|_| read(&data, &file, MIB, 4096))).await;
+    assert!(all.iter().all(|got| got == &bytes[MIB as usize..][..4096]));
+    assert_eq!(gets(&store).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_a_download_costs_one_error() {
+    let (store, data, file, bytes) = one_file(4 * MIB, 64 * MIB);
+    store.fault(0, Fault::Panic);
+    let err = data.read(&file, MIB, 4096, true).await.err().unwrap();
+    assert_eq!(err.errno(), libc::EIO);
+    assert_eq!(read(&data, &file, MIB, 4096).await, &bytes[MIB as usize..][..4096]);
+    drop(store);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cut_body_gives_the_bytes_that_came_and_an_error_for_the_rest() {
+    let (store, data, file, bytes) = one_file(4 * MIB, 64 * MIB);
+    store.fault(0, Fault::Cut(70_000));
+    let (front, back) =
+        tokio::join!(data.read(&file, 0, 4096, true), data.read(&file, 100_000, 4096, true));
+    assert_eq!(front.unwrap().as_ref(), &bytes[..4096]);
+    assert_eq!(back.err().unwrap().errno(), libc::EIO);
+    assert_eq!(read(&data, &file, 100_000, 4096).await, &bytes[100_000..][..4096]);
+    assert_eq!(data.index.lock().unread_bytes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_object_is_stale_and_never_mixed() {
+    let (store, data, file, bytes) = one_file(4 * MIB, 64 * MIB);
+    assert_eq!(read(&data, &file, 0, 4096).await, &bytes[..4096]);
+    store.put("key", vec![0; 4 << 20]);
+    let err = data.read(&file, 2 * MIB, 4096, true).await.err().unwrap();
+    assert_eq!(err.errno(), libc::ESTALE);
+    assert_eq!(read(&data, &file, 50_000, 4096).await, &bytes[50_000..][..4096], "from memory");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_versioned_bucket_goes_on_with_the_old_bytes() {
+    let store = FakeStore::new().versioned();
+    let bytes = content(4 * MIB);
+    let object = Arc::new(store.put("key", bytes.clone()));
+    let data = data(&store, 64 * MIB);
+    let file = data.file(object.ino(), &object);
+    read(&data, &file, 0, 4096).await;
+    store.put("key", vec![0; 4 << 20]);
+    assert_eq!(read(&data, &file, 2 * MIB, 4096).await, &bytes[2 << 20..][..4096]);
+    store.take_calls();
+    store.fault(1, Fault::Fail(StoreErrorKind::Denied));
+    for _ in 0..2 {
+        let err = data.read(&file, 3 * MIB, 4096, true).await.err().unwrap();
+        assert_eq!(err.errno(), libc::ESTALE);
+    }
+    assert_eq!(gets(&store).len(), 3, "the refusal is remembered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_bytes_uploaded_again_are_read_on() {
+    let (store, data, file, bytes) = one_file(4 * MIB, 64 * MIB);
+    read(&data, &file, 0, 4096).await;
+    store.put("key", bytes.clone());
+    assert_eq!(read(&data, &file, 2 * MIB, 4096).await, &bytes[2 << 20..][..4096]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cold_open_brings_a_small_file_in_one_request() {
+    let (store, data, file, bytes) = one_file(70_000, 64 * MIB);
+    assert!(matches!(data.open(&file).await, Ok(Opened::Current)));
+    assert_eq!(read(&data, &file, 0, 1 << 20).await, bytes);
+    let calls = gets(&store);
+    assert_eq!(calls.len(), 1);
+    assert_eq!((&calls[0].range, &calls[0].condition), (&None, &Condition::Any));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_warm_open_asks_nothing_within_its_time_and_validates_after_it() {
+    let (store, data, file, bytes) = one_file(70_000, 64 * MIB);
+    data.open(&file).await.unwrap();
+    read(&data, &file, 0, 1 << 20).await;
+    advance(Duration::from_millis(900)).await;
+    store.take_calls();
+    assert!(data.open(&file).now_or_never().is_some(), "known");
+    advance(Duration::from_millis(200)).await;
+    assert!(matches!(data.open(&file).await, Ok(Opened::Current)));
+    let calls = gets(&store);
+    assert_eq!(calls.len(), 1);
+    assert!(matches!(calls[0].condition, Condition::NoneMatch(_)));
+    assert_eq!(read(&data, &file, 0, 1 << 20).await, bytes);
+    assert_eq!(gets(&store), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_object_is_noticed_at_open_and_its_bytes_go_to_its_own_inode() {
+    for warm in [false, true] {
+        let (store, data, file, _) = one_file(70_000, 64 * MIB);
+        if warm {
+            data.open(&file).await.unwrap();
+            advance(Duration::from_secs(2)).await;
+        }
+        let new = content(99);
+        let object = store.put("key", new.clone());
+        store.take_calls();
+        let Ok(Opened::Changed(found)) = data.open(&file).await else { panic!("must be changed") };
+        assert_eq!(*found.object, object);
+        let replaced = data.file(object.ino(), &found.object);
+        assert!(matches!(data.open(&replaced).await, Ok(Opened::Current)));
+        assert_eq!(read(&data, &replaced, 0, 4096).await, new);
+        assert_eq!(gets(&store).len(), 1, "one request told it all");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_shrank_grew_or_went_is_noticed_at_open() {
+    for (new, requests) in [(Some(0), 2), (Some(50_000), 1), (Some(30 * MIB), 1), (None, 1)] {
+        let (store, data, file, _) = one_file(5 * MIB, 64 * MIB);
+        match new {
+            Some(len) => drop(store.put("key", content(len))),
+            None => store.delete("key"),
+        }
+        let opened = data.open(&file).await;
+        match new {
+            Some(len) => {
+                let Ok(Opened::Changed(found)) = opened else { panic!("must be changed") };
+                assert_eq!(found.object.version.size, len);
+                let replaced = data.file(found.object.ino(), &found.object);
+                assert_eq!(read(&data, &replaced, 0, 4096).await, content(len.min(4096)));
+            }
+            None => assert_eq!(opened.err().unwrap().errno(), libc::ENOENT),
+        }
+        assert_eq!(store.take_calls().len(), requests, "{new:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_readers_in_the_least_memory_are_all_served_within_the_budget() {
+    let (_store, data, file, bytes) = one_file(200 * MIB, 32 * MIB);
+    let most = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let readers = (0..100_u64).map(|number| {
+        let (data, file, bytes, most) = (&data, &file, &bytes, &most);
+        async move {
+            let at = number * 2 * MIB;
+            let got = read(data, file, at, 1 << 20).await;
+            most.fetch_max(data.bytes(), std::sync::atomic::Ordering::Relaxed);
+            assert!(got == bytes[at as usize..][..1 << 20]);
+        }
+    });
+    join_all(readers).await;
+    assert!(most.load(std::sync::atomic::Ordering::Relaxed) <= 32 * MIB);
+}
+
+#[tokio::test(start_paused = true)]
+async fn demand_that_waits_cancels_what_nobody_has_read_yet() {
+    let (_store, data, file, _) = one_file(200 * MIB, 32 * MIB);
+    for at in 0..8 {
+        read(&data, &file, at * MIB, 1 << 20).await;
+    }
+    assert!(data.index.lock().unread_bytes() > 8 * MIB);
+    let others = (40..68_u64).map(|number| read(&data, &file, number * 2 * MIB, 1 << 20));
+    tokio::time::timeout(Duration::from_secs(30), join_all(others)).await.expect("none hangs");
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_lets_go_of_what_came_ahead() {
+    let (_store, data, file, _) = one_file(200 * MIB, 128 * MIB);
+    for at in 0..8 {
+        read(&data, &file, at * MIB, 1 << 20).await;
+    }
+    assert!(data.index.lock().unread_bytes() > 0);
+    data.close(file);
+    assert_eq!(data.index.lock().unread_bytes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_is_answered_at_once_for_one_second() {
+    let (store, data, file, bytes) = one_file(4 * MIB, 64 * MIB);
+    file.note_failure(0..4096, &FsError::Deadline(60));
+    let again = data.read(&file, 0, 100, true).now_or_never();
+    assert_eq!(again.unwrap().err().unwrap().errno(), libc::ETIMEDOUT);
+    assert_eq!(read(&data, &file, MIB, 4096).await, &bytes[MIB as usize..][..4096]);
+    advance(Duration::from_secs(2)).await;
+    assert_eq!(read(&data, &file, 0, 4096).await, &bytes[..4096]);
+    drop(store);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Whatever readers do, with faults in between, each gets the right bytes or an error, and the
+    /// budget is kept.
+    #[test]
+    fn any_reads_are_right(
+        len in 1_u64..(6 * MIB),
+        faults in proptest::collection::vec((0_usize..12, 0_u64..200_000), 0..4),
+        reads in proptest::collection::vec((any::<u64>(), 1_u32..(2 << 20), any::<bool>()), 1..40),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let (store, data, file, bytes) = one_file(len, 32 * MIB);
+            for (skip, at) in &faults {
+                store.fault(*skip, Fault::Cut(*at));
+            }
+            let mut errors = 0;
+            let mut next = 0;
+            for chunk in reads.chunks(4) {
+                let mut group = Vec::new();
+                for (place, size, sequential) in chunk {
+                    let at = if *sequential { next } else { place % len };
+                    next = at + u64::from(*size);
+                    let (data, file) = (Arc::clone(&data), Arc::clone(&file));
+                    group.push(async move { (at, *size, data.read(&file, at, *size, true).await) });
+                }
+                for (at, size, outcome) in join_all(group).await {
+                    match outcome {
+                        Ok(got) => {
+                            let start = at.min(len) as usize;
+                            let end = (at + u64::from(size)).min(len) as usize;
+                            assert!(got.as_ref() == &bytes[start..end]);
+                        }
+                        Err(_) => errors += 1,
+                    }
+                }
+                assert!(data.bytes() <= 32 * MIB);
+            }
+            // A cut body may hold up to four reads of a group.
+            assert!(errors <= faults.len() * 4);
+        });
+    }
+}
