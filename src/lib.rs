@@ -11,8 +11,12 @@
 pub mod config;
 pub mod data;
 pub mod error;
+mod failpoint;
 mod flight;
+pub mod fs;
+pub mod fuse;
 pub mod metrics;
 pub mod object;
 pub mod store;
 mod sync;
+pub mod tree;

@@ -59,6 +59,7 @@ impl Data {
     }
 
     async fn fill(&self, file: &Arc<File>, download: &mut Download) -> Result<(), FsError> {
+        crate::failpoint!("download");
         let answer = self.get_pinned(file, download).await?;
         pour(answer.body, download).await
     }

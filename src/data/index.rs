@@ -11,7 +11,7 @@ use lru::LruCache;
 
 use super::file::File;
 use super::part::Part;
-use crate::object::Ino;
+use crate::object::{Ino, Object};
 
 /// All parts of the mount.
 pub(crate) struct Index {
@@ -67,10 +67,25 @@ impl Index {
         }
     }
 
-    /// The file of this number that somebody holds, or the one that `make` makes.
-    pub(crate) fn file(&mut self, ino: Ino, make: impl FnOnce() -> Arc<File>) -> Arc<File> {
+    /// The file of this number, or the one that `make` makes. Parts that another version of the same
+    /// hash left under the number are returned: nobody holds that one any more, else the number would
+    /// have been moved.
+    pub(crate) fn file(
+        &mut self,
+        ino: Ino,
+        object: &Object,
+        make: impl FnOnce() -> Arc<File>,
+    ) -> (Arc<File>, Vec<Arc<Part>>) {
         let entry = self.files.entry(ino).or_default();
-        Arc::clone(entry.file.get_or_insert_with(make))
+        if entry.file.as_ref().is_none_or(|file| *file.object == *object) {
+            return (Arc::clone(entry.file.get_or_insert_with(make)), Vec::new());
+        }
+        let starts: Vec<u64> = entry.parts.keys().copied().collect();
+        let gone =
+            starts.into_iter().filter_map(|start| self.take(PartId { ino, start })).collect();
+        let file = make();
+        self.files.entry(ino).or_default().file = Some(Arc::clone(&file));
+        (file, gone)
     }
 
     /// Whether any byte of the file is here or on its way.

@@ -84,7 +84,12 @@ impl Data {
 
     /// The file of this version; all who ask for the same number share it while one holds it.
     pub fn file(&self, ino: Ino, object: &Arc<Object>) -> Arc<File> {
-        self.index.lock().file(ino, || File::new(ino, Arc::clone(object)))
+        let (file, gone) = {
+            let mut index = self.index.lock();
+            index.file(ino, object, || File::new(ino, Arc::clone(object)))
+        };
+        self.let_go(gone);
+        file
     }
 
     /// The last handle of the file is gone: what came ahead for it is let go.

@@ -14,7 +14,7 @@ use super::{Data, File};
 use crate::error::{FsError, StoreErrorKind};
 use crate::flight::{Boarded, Flights};
 use crate::object::{Ino, Object};
-use crate::store::{Body, Condition, GetRequest};
+use crate::store::{Body, Condition, GetRequest, Head};
 
 /// An object up to this size comes whole with its open, by one GET without Range: at 90 MB/s it
 /// lasts half a round trip of 20 ms.
@@ -103,12 +103,12 @@ impl Data {
             Err(err) if err.kind() == StoreErrorKind::OutOfRange => {
                 // It has shrunk to nothing, so there is no range to ask for.
                 let head = self.store.head(&file.object.key).await?;
-                let (_, opened) = self.current(file, head, sent);
+                let (_, opened) = self.current(file, &head, sent);
                 return Ok(Asked { opened, rest: None });
             }
             Err(err) => return Err(err.into()),
         };
-        let (current, opened) = self.current(file, answer.head, sent);
+        let (current, opened) = self.current(file, &answer.head, sent);
         let range = 0..answer.range.end.min(SMALL_BYTES_MAX);
         let fits = permit.filter(|permit| permit.bytes() >= chunk_bytes(&range));
         let permit = match fits {
@@ -138,7 +138,7 @@ impl Data {
     fn current(
         &self,
         file: &Arc<File>,
-        head: crate::store::Head,
+        head: &Head,
         sent: Instant,
     ) -> (Arc<File>, Opened) {
         let (current, opened) = if file.object.version.agrees_with(&head.version) {
@@ -150,7 +150,7 @@ impl Data {
             let replacement = Replacement { object: Arc::clone(&object), sent };
             (self.file(ino, &object), Opened::Changed(replacement))
         };
-        current.learn(&head);
+        current.learn(head);
         current.validate(sent);
         (current, opened)
     }

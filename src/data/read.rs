@@ -15,25 +15,26 @@ use crate::error::FsError;
 /// No GET is planned to last longer than this at the speed seen: a slow line gets small parts.
 const GET_SECONDS_MAX: u64 = 2;
 
-/// What a read found: bytes in a part's own memory, or gathered from several parts.
-pub enum ReadBytes {
+/// What a read found; see `as_ref` for the bytes.
+pub struct ReadBytes(Found);
+
+enum Found {
     /// At or beyond the end of the file.
-    Empty,
-    Part {
-        buffer: Arc<Buffer>,
-        range: Range<usize>,
-    },
+    Nothing,
+    /// In a part's own memory: most reads, without another copy.
+    Within { buffer: Arc<Buffer>, range: Range<usize> },
+    /// From several parts.
     Gathered(Vec<u8>),
 }
 
 impl AsRef<[u8]> for ReadBytes {
     fn as_ref(&self) -> &[u8] {
-        match self {
-            Self::Empty => &[],
-            Self::Part { buffer, range } => {
+        match &self.0 {
+            Found::Nothing => &[],
+            Found::Within { buffer, range } => {
                 buffer.get(range.clone()).expect("waited for, and bytes once there stay")
             }
-            Self::Gathered(bytes) => bytes,
+            Found::Gathered(bytes) => bytes,
         }
     }
 }
@@ -52,7 +53,7 @@ impl Data {
     ) -> Result<ReadBytes, FsError> {
         let range = offset..offset.saturating_add(u64::from(len)).min(file.size());
         if range.start >= range.end {
-            return Ok(ReadBytes::Empty);
+            return Ok(ReadBytes(Found::Nothing));
         }
         if let Some(err) = file.recent_failure(&range) {
             return Err(err);
@@ -102,6 +103,7 @@ impl Data {
                     self.wait_for_room(&sizes(&wanted)).await
                 }
             };
+            crate::failpoint!("budget");
             // Taken in the same step, so that a part that fails at once still tells this reader.
             if let Some(parts) = self.start_wanted(file, range, wanted, permits) {
                 return Ok(parts);
@@ -220,14 +222,15 @@ impl Data {
         }
         drop(passed);
         if let [part] = parts {
-            return ReadBytes::Part { buffer: Arc::clone(part.buffer()), range: part.local(range) };
+            let (buffer, range) = (Arc::clone(part.buffer()), part.local(range));
+            return ReadBytes(Found::Within { buffer, range });
         }
         let mut bytes = Vec::with_capacity(parts.iter().map(|part| part.local(range).len()).sum());
         for part in parts {
             let piece = part.buffer().get(part.local(range));
             bytes.extend_from_slice(piece.expect("waited for, and bytes once there stay"));
         }
-        ReadBytes::Gathered(bytes)
+        ReadBytes(Found::Gathered(bytes))
     }
 
     /// What one reader may have at the moment.

@@ -1,0 +1,102 @@
+//! The attributes of files and directories: a function of the version and of the mount's options.
+
+use super::inodes::Node;
+use crate::object::Ino;
+
+/// A moderate block: Python and others size their buffers by it, and a stream of such reads is
+/// merged by the kernel's read-ahead anyway.
+const PREFERRED_READ_BYTES: u32 = 128 << 10;
+
+/// 14 March 2006, the day S3 opened: the date of a directory that has no marker object, fixed so
+/// that two mounts give the same tar.
+const DIRECTORY_MODIFIED: i64 = 1_142_294_400;
+
+/// Execute without read: what a directory shows that may be passed through but not listed.
+const PASS_THROUGH_MODE: u16 = 0o111;
+
+/// What `stat` shows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attr {
+    pub ino: Ino,
+    pub is_directory: bool,
+    /// Bytes; 0 for a directory.
+    pub size: u64,
+    /// Of 512 bytes, rounded up, so that `du` is right.
+    pub blocks: u64,
+    /// Seconds since 1970.
+    pub modified: i64,
+    /// Permission bits.
+    pub mode: u16,
+    /// 1 also for directories, so that `find` makes no assumption about their number.
+    pub nlink: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub block_bytes: u32,
+}
+
+/// How all entries of the mount look.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    pub uid: u32,
+    pub gid: u32,
+    pub file_mode: u16,
+    pub dir_mode: u16,
+}
+
+impl Look {
+    /// The attributes of `node`; they never change for one inode number.
+    pub(super) fn attr(&self, ino: Ino, node: &Node) -> Attr {
+        let (is_directory, size, modified, mode) = match node {
+            Node::File(object) => {
+                (false, object.version.size, object.version.modified, self.file_mode)
+            }
+            Node::Directory { modified, listable, .. } => {
+                let mode =
+                    if *listable { self.dir_mode } else { self.dir_mode & PASS_THROUGH_MODE };
+                (true, 0, modified.unwrap_or(DIRECTORY_MODIFIED), mode)
+            }
+        };
+        Attr {
+            ino,
+            is_directory,
+            size,
+            blocks: size.div_ceil(512),
+            modified,
+            mode,
+            nlink: 1,
+            uid: self.uid,
+            gid: self.gid,
+            block_bytes: PREFERRED_READ_BYTES,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::object::{DirPath, Object, Version};
+
+    const LOOK: Look = Look { uid: 7, gid: 8, file_mode: 0o444, dir_mode: 0o555 };
+
+    #[test]
+    fn a_file_shows_its_size_and_date_and_whole_blocks() {
+        let version = Version { etag: None, size: 1025, modified: 99 };
+        let node = Node::File(Arc::new(Object { key: "k".into(), version }));
+        let attr = LOOK.attr(Ino(5), &node);
+        assert_eq!((attr.size, attr.blocks, attr.modified, attr.mode), (1025, 3, 99, 0o444));
+    }
+
+    #[test]
+    fn a_directory_that_may_not_be_listed_can_only_be_passed_through() {
+        let path = DirPath::new("d/");
+        let attr = |listable| {
+            let node = Node::Directory { path: path.clone(), modified: None, listable };
+            LOOK.attr(Ino(5), &node)
+        };
+        assert_eq!(attr(true).mode, 0o555);
+        assert_eq!(attr(false).mode, 0o111);
+        assert_eq!((attr(true).modified, attr(true).nlink), (DIRECTORY_MODIFIED, 1));
+    }
+}

@@ -1,0 +1,43 @@
+//! Open files and directories, by the numbers that the kernel uses for them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+
+use crate::error::FsError;
+
+/// A file handle, fuse_open_out.fh.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Handle(pub u64);
+
+/// The handles of one kind. Numbers are never used twice.
+pub(super) struct Handles<T> {
+    next: AtomicU64,
+    open: RwLock<HashMap<Handle, Arc<T>>>,
+}
+
+impl<T> Handles<T> {
+    pub(super) fn new() -> Self {
+        Self { next: AtomicU64::new(1), open: RwLock::new(HashMap::new()) }
+    }
+
+    pub(super) fn insert(&self, value: T) -> Handle {
+        let handle = Handle(self.next.fetch_add(1, Ordering::Relaxed));
+        self.open.write().insert(handle, Arc::new(value));
+        handle
+    }
+
+    pub(super) fn get(&self, handle: Handle) -> Result<Arc<T>, FsError> {
+        self.open.read().get(&handle).map(Arc::clone).ok_or(FsError::BadHandle)
+    }
+
+    pub(super) fn remove(&self, handle: Handle) -> Option<Arc<T>> {
+        self.open.write().remove(&handle)
+    }
+
+    pub(super) fn any(&self, test: impl Fn(&T) -> bool) -> bool {
+        self.open.read().values().any(|value| test(value))
+    }
+}

@@ -1,0 +1,289 @@
+//! The file system, without FUSE: takes and returns plain values, so that tests need no mount.
+//! Invariant: nothing here names a `fuser` or `aws_*` type, and nothing waits but on tree and data.
+//! Absent here: requests to S3 (the layers below make them), errno and log (the adapter above).
+
+mod attributes;
+mod handles;
+mod inodes;
+mod names;
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+pub use self::attributes::{Attr, Look};
+pub use self::handles::Handle;
+use self::handles::Handles;
+pub use self::inodes::{Inodes, Node};
+use crate::config::FOREVER;
+use crate::data::{Data, File, Opened, ReadBytes};
+use crate::error::{FsError, StoreErrorKind};
+use crate::object::{DirPath, Ino};
+use crate::tree::{DirHandle, Found, Tree};
+
+/// How many entries one step of a directory read takes from the tree: a reply buffer of 4 KiB to
+/// 128 KiB holds some dozens to some hundreds.
+const ENTRIES_PER_STEP: usize = 256;
+
+/// `.` and `..` stand before the entries.
+const DOT_ENTRIES: u64 = 2;
+
+/// A mounted bucket.
+pub struct FileSystem {
+    tree: Arc<Tree>,
+    data: Arc<Data>,
+    inodes: Arc<Inodes>,
+    files: Handles<OpenFile>,
+    directories: Handles<OpenDirectory>,
+    root: DirPath,
+    look: Look,
+}
+
+struct OpenFile {
+    file: Arc<File>,
+    /// The page cache keeps what is read; not so with O_DIRECT.
+    buffered: bool,
+}
+
+struct OpenDirectory {
+    path: DirPath,
+    entries: DirHandle,
+    /// Whether anything was read: offset 0 then means a new snapshot.
+    started: std::sync::atomic::AtomicBool,
+}
+
+/// The answer to a lookup.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// `None`: no such name.
+    pub attr: Option<Attr>,
+    /// How long the kernel may believe it.
+    pub valid_for: Duration,
+}
+
+/// One entry of a directory, for readdir and readdirplus.
+pub struct DirectoryEntry {
+    pub name: Arc<str>,
+    /// The offset of the entry after this one.
+    pub next: u64,
+    pub valid_for: Duration,
+    pub node: Node,
+}
+
+/// What `statfs` shows.
+pub struct Statistics {
+    pub blocks: u64,
+    pub block_bytes: u32,
+    pub files: u64,
+    pub name_bytes_max: u32,
+}
+
+impl FileSystem {
+    pub fn new(
+        tree: Arc<Tree>,
+        data: Arc<Data>,
+        inodes: Arc<Inodes>,
+        root: DirPath,
+        look: Look,
+    ) -> Arc<Self> {
+        let (files, directories) = (Handles::new(), Handles::new());
+        Arc::new(Self { tree, data, inodes, files, directories, root, look })
+    }
+
+    /// The table of inodes for a mount of `root`.
+    pub fn inodes(root: &DirPath) -> Arc<Inodes> {
+        Arc::new(Inodes::new(root.clone()))
+    }
+
+    /// What `name` is in the directory `parent`; a found one counts as one lookup of its inode.
+    pub async fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Entry, FsError> {
+        let Node::Directory { path, .. } = self.inodes.get(parent)? else {
+            return Err(FsError::NotADirectory);
+        };
+        let name = names::parse(name)?;
+        let answer = self.tree.lookup(&path, name).await?;
+        self.account();
+        let attr = answer.found.map(|found| {
+            let node = node(found);
+            let ino = self.inodes.remember(&node);
+            self.look.attr(ino, &node)
+        });
+        Ok(Entry { attr, valid_for: answer.valid_for })
+    }
+
+    /// The kernel gives back `nlookup` lookups of `ino`.
+    pub fn forget(&self, ino: Ino, nlookup: u64) {
+        self.inodes.forget(ino, nlookup);
+    }
+
+    /// The attributes of `ino` and how long they hold: for ever, as a changed object has another
+    /// inode. For a directory, too, which has nothing that could change.
+    pub fn attributes(&self, ino: Ino) -> Result<(Attr, Duration), FsError> {
+        let node = self.inodes.get(ino)?;
+        Ok((self.look.attr(ino, &node), FOREVER))
+    }
+
+    /// Opens a file. Fails with `Stale` when the bucket has another version by now; the kernel
+    /// then looks the name up again, finds it, and opens that one.
+    pub async fn open(&self, ino: Ino, flags: i32) -> Result<Handle, FsError> {
+        let object = match self.inodes.get(ino)? {
+            Node::File(object) => object,
+            Node::Directory { .. } => return Err(FsError::IsADirectory),
+        };
+        if flags & libc::O_ACCMODE != libc::O_RDONLY {
+            return Err(FsError::ReadOnly);
+        }
+        let file = self.data.file(ino, &object);
+        let sent = Instant::now();
+        match self.data.open(&file).await {
+            Ok(Opened::Current) => {
+                let buffered = flags & libc::O_DIRECT == 0;
+                Ok(self.files.insert(OpenFile { file, buffered }))
+            }
+            Ok(Opened::Changed(found)) => {
+                // Before the answer, so that the kernel's next lookup finds the new version.
+                let version = found.object.version.clone();
+                self.tree.learn(&object.key, Some(version), found.sent);
+                Err(FsError::Stale)
+            }
+            Err(err) => {
+                let gone =
+                    matches!(&err, FsError::Store(err) if err.kind() == StoreErrorKind::NotFound);
+                if gone {
+                    self.tree.learn(&object.key, None, sent);
+                }
+                Err(err)
+            }
+        }
+    }
+
+    /// `len` bytes at `offset`, fewer only at the end of the file.
+    pub async fn read(&self, handle: Handle, offset: u64, len: u32) -> Result<ReadBytes, FsError> {
+        crate::failpoint!("handler");
+        let open = self.files.get(handle)?;
+        self.data.read(&open.file, offset, len, open.buffered).await
+    }
+
+    /// Notes that a read was ended by its deadline: the kernel's own repeat is answered at once.
+    pub fn note_deadline(&self, handle: Handle, offset: u64, len: u32, err: &FsError) {
+        if let Ok(open) = self.files.get(handle) {
+            open.file.note_failure(offset..offset.saturating_add(u64::from(len)), err);
+        }
+    }
+
+    /// Closes a file.
+    pub fn release(&self, handle: Handle) {
+        let Some(open) = self.files.remove(handle) else { return };
+        let ino = open.file.ino;
+        if !self.files.any(|other| other.file.ino == ino) {
+            self.data.close(Arc::clone(&open.file));
+        }
+    }
+
+    /// Opens a directory. Its first page may still be on its way.
+    pub async fn open_directory(&self, ino: Ino) -> Result<Handle, FsError> {
+        let Node::Directory { path, .. } = self.inodes.get(ino)? else {
+            return Err(FsError::NotADirectory);
+        };
+        let entries = self.tree.open_dir(&path).await?;
+        let started = false.into();
+        Ok(self.directories.insert(OpenDirectory { path, entries, started }))
+    }
+
+    /// Entries from `offset` on; none at the end. Offset 0 after a first read takes a new snapshot,
+    /// as rewinddir(3) wants it.
+    pub async fn read_directory(
+        &self,
+        handle: Handle,
+        offset: u64,
+    ) -> Result<Vec<DirectoryEntry>, FsError> {
+        let open = self.directories.get(handle)?;
+        if offset == 0 && open.started.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            open.entries.rewind();
+        }
+        let mut entries = Vec::new();
+        for (position, name, path) in
+            [(0, ".", open.path.clone()), (1, "..", self.parent(&open.path))]
+        {
+            if offset <= position {
+                let node = Node::Directory { path, modified: None, listable: true };
+                let next = position + 1;
+                let valid_for = Duration::ZERO;
+                entries.push(DirectoryEntry { name: name.into(), next, valid_for, node });
+            }
+        }
+        let position = offset.saturating_sub(DOT_ENTRIES);
+        let found = open.entries.read(position, ENTRIES_PER_STEP).await?;
+        self.account();
+        entries.extend(found.into_iter().zip(position + DOT_ENTRIES + 1..).map(|(entry, next)| {
+            DirectoryEntry {
+                name: entry.name,
+                next,
+                valid_for: entry.valid_for,
+                node: node(entry.found),
+            }
+        }));
+        Ok(entries)
+    }
+
+    /// The number of an entry, for readdir, which counts no lookup.
+    pub fn number(&self, node: &Node) -> Ino {
+        self.inodes.number(node)
+    }
+
+    /// The attributes of an entry, for readdirplus, counted as one lookup: before the reply is
+    /// written. One that did not fit is given back by [`FileSystem::forget`].
+    pub fn remember(&self, node: &Node) -> Attr {
+        let ino = self.inodes.remember(node);
+        self.look.attr(ino, node)
+    }
+
+    /// The attributes of `.` and `..`, which the kernel does not count.
+    pub fn look_at(&self, node: &Node) -> Attr {
+        self.look.attr(self.inodes.number(node), node)
+    }
+
+    /// The key of `ino`, or the prefix of a directory, for the log.
+    pub fn name_of(&self, ino: Ino) -> String {
+        match self.inodes.get(ino) {
+            Ok(Node::File(object)) => object.key.to_string(),
+            Ok(Node::Directory { path, .. }) => format!("{}/", path.as_str().trim_end_matches('/')),
+            Err(_) => format!("inode {ino}"),
+        }
+    }
+
+    /// Closes a directory.
+    pub fn release_directory(&self, handle: Handle) {
+        let open = self.directories.remove(handle);
+        drop(open);
+        self.account();
+    }
+
+    /// A bucket has no size and is never full: never zero either, as installers and file managers
+    /// refuse to work with that.
+    pub fn statistics(&self) -> Statistics {
+        Statistics { blocks: 1 << 38, block_bytes: 4096, files: 1 << 40, name_bytes_max: 255 }
+    }
+
+    /// The directory above; the root of the mount is its own.
+    fn parent(&self, path: &DirPath) -> DirPath {
+        if *path == self.root { path.clone() } else { path.parent() }
+    }
+
+    /// States what names and inodes hold; they count in the byte budget.
+    fn account(&self) {
+        let inodes = self.inodes.len() as u64 * inodes::INODE_BYTES;
+        self.data.set_metadata_bytes(self.tree.bytes() + inodes);
+    }
+}
+
+fn node(found: Found) -> Node {
+    match found {
+        Found::File(object) => Node::File(object),
+        Found::Directory { path, modified, listable } => {
+            Node::Directory { path, modified, listable }
+        }
+    }
+}

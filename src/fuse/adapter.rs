@@ -1,0 +1,307 @@
+//! fuser's trait over [`FileSystem`].
+
+use std::ffi::OsStr;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+};
+use tokio::runtime::Handle as Runtime;
+
+use super::dispatch::{NAMES_DEADLINE, READ_DEADLINE, dispatch, inline};
+use super::kernel;
+use super::report::Report;
+use crate::error::FsError;
+use crate::fs::{Attr, DirectoryEntry, Entry, FileSystem, Handle};
+use crate::object::Ino;
+
+/// Inode numbers are never used again for something else, so one generation is enough.
+const GENERATION: Generation = Generation(0);
+
+/// What fuser's session owns.
+pub struct Adapter {
+    fs: Arc<FileSystem>,
+    runtime: Runtime,
+    report: Arc<Report>,
+}
+
+impl Adapter {
+    /// Requests that have to wait become tasks of `runtime`.
+    pub fn new(fs: Arc<FileSystem>, runtime: Runtime) -> Self {
+        Self { fs, runtime, report: Arc::new(Report::new()) }
+    }
+
+    /// The errno for a failed request, which is logged.
+    fn blame(&self, operation: &'static str) -> impl Fn(Ino, &FsError) -> Errno + Send + use<> {
+        let (fs, report) = (Arc::clone(&self.fs), Arc::clone(&self.report));
+        move |ino, err| Errno::from_i32(report.error(operation, &fs.name_of(ino), err))
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        kernel::configure(config);
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (parent, name) = (Ino(parent.0), name.to_owned());
+        let (fs, blame) = (Arc::clone(&self.fs), self.blame("lookup"));
+        let request = async move { fs.lookup(parent, &name).await };
+        dispatch(&self.runtime, NAMES_DEADLINE, request, move |answer| match answer {
+            Ok(Entry { attr: Some(attr), valid_for }) => {
+                reply.entry_with_ttls(
+                    &crate::config::FOREVER,
+                    &valid_for,
+                    &file_attr(&attr),
+                    GENERATION,
+                );
+            }
+            // An entry with the inode number 0 is an absence that the kernel may keep.
+            Ok(Entry { attr: None, valid_for }) if !valid_for.is_zero() => {
+                reply.entry(&valid_for, &absent(), GENERATION);
+            }
+            Ok(Entry { attr: None, .. }) => reply.error(Errno::ENOENT),
+            Err(err) => reply.error(blame(parent, &err)),
+        });
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        inline(|| self.fs.forget(Ino(ino.0), nlookup));
+    }
+
+    // `batch_forget` is fuser's own, which calls `forget` for each node.
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        inline(|| match self.fs.attributes(Ino(ino.0)) {
+            Ok((attr, valid_for)) => reply.attr(&valid_for, &file_attr(&attr)),
+            Err(err) => reply.error(self.blame("getattr")(Ino(ino.0), &err)),
+        });
+    }
+
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let ino = Ino(ino.0);
+        let (fs, blame) = (Arc::clone(&self.fs), self.blame("open"));
+        let request = async move { fs.open(ino, flags.0).await };
+        dispatch(&self.runtime, NAMES_DEADLINE, request, move |answer| match answer {
+            // An inode is one version, so the pages that the kernel has of it are always right.
+            Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::FOPEN_KEEP_CACHE),
+            Err(err) => reply.error(blame(ino, &err)),
+        });
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let handle = Handle(fh.0);
+        let (fs, blame) = (Arc::clone(&self.fs), self.blame("read"));
+        let reader = Arc::clone(&fs);
+        let request = async move { reader.read(handle, offset, size).await };
+        dispatch(&self.runtime, READ_DEADLINE, request, move |answer| match answer {
+            Ok(bytes) => reply.data(bytes.as_ref()),
+            Err(err) => {
+                fs.note_deadline(handle, offset, size, &err);
+                reply.error(blame(Ino(ino.0), &err));
+            }
+        });
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        inline(|| self.fs.release(Handle(fh.0)));
+        reply.ok();
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let ino = Ino(ino.0);
+        let (fs, blame) = (Arc::clone(&self.fs), self.blame("opendir"));
+        let request = async move { fs.open_directory(ino).await };
+        dispatch(&self.runtime, NAMES_DEADLINE, request, move |answer| match answer {
+            Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::empty()),
+            Err(err) => reply.error(blame(ino, &err)),
+        });
+    }
+
+    fn readdir(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let (fs, blame) = (Arc::clone(&self.fs), self.blame("readdir"));
+        let reader = Arc::clone(&fs);
+        let request = async move { reader.read_directory(Handle(fh.0), offset).await };
+        dispatch(&self.runtime, NAMES_DEADLINE, request, move |answer| match answer {
+            Ok(entries) => {
+                for entry in entries {
+                    let attr = fs.look_at(&entry.node);
+                    let ino = INodeNo(attr.ino.0);
+                    if reply.add(ino, entry.next, file_type(&attr), &*entry.name) {
+                        break;
+                    }
+                }
+                reply.ok();
+            }
+            Err(err) => reply.error(blame(Ino(ino.0), &err)),
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let (fs, blame) = (Arc::clone(&self.fs), self.blame("readdir"));
+        let reader = Arc::clone(&fs);
+        let request = async move { reader.read_directory(Handle(fh.0), offset).await };
+        dispatch(&self.runtime, NAMES_DEADLINE, request, move |answer| match answer {
+            Ok(entries) => {
+                for entry in entries {
+                    if !add_plus(&fs, &mut reply, &entry) {
+                        break;
+                    }
+                }
+                reply.ok();
+            }
+            Err(err) => reply.error(blame(Ino(ino.0), &err)),
+        });
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        inline(|| self.fs.release_directory(Handle(fh.0)));
+        reply.ok();
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let all = self.fs.statistics();
+        let (blocks, files, bytes) = (all.blocks, all.files, all.block_bytes);
+        reply.statfs(blocks, blocks, blocks, files, files, bytes, all.name_bytes_max, bytes);
+    }
+
+    fn access(&self, _req: &Request, _ino: INodeNo, mask: fuser::AccessFlags, reply: ReplyEmpty) {
+        // The kernel checks modes itself (default_permissions); only writing is ours to refuse.
+        if mask.contains(fuser::AccessFlags::W_OK) {
+            reply.error(Errno::EROFS);
+        } else {
+            reply.ok();
+        }
+    }
+
+    fn getxattr(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _name: &OsStr,
+        _size: u32,
+        reply: ReplyXattr,
+    ) {
+        reply.error(Errno::ENODATA);
+    }
+
+    fn listxattr(&self, _req: &Request, _ino: INodeNo, size: u32, reply: ReplyXattr) {
+        if size == 0 { reply.size(0) } else { reply.data(&[]) }
+    }
+}
+
+/// Adds one entry with its attributes. The lookup is counted before the reply is written, and taken
+/// back when the entry did not fit; `.` and `..` are not counted (linux/fs/fuse/readdir.c,
+/// `fuse_direntplus_link`).
+fn add_plus(fs: &FileSystem, reply: &mut ReplyDirectoryPlus, entry: &DirectoryEntry) -> bool {
+    let counted = !matches!(&*entry.name, "." | "..");
+    let attr = if counted { fs.remember(&entry.node) } else { fs.look_at(&entry.node) };
+    let full = reply.add(
+        INodeNo(attr.ino.0),
+        entry.next,
+        &*entry.name,
+        &entry.valid_for,
+        &file_attr(&attr),
+        GENERATION,
+    );
+    if full && counted {
+        fs.forget(attr.ino, 1);
+    }
+    !full
+}
+
+fn file_type(attr: &Attr) -> FileType {
+    if attr.is_directory { FileType::Directory } else { FileType::RegularFile }
+}
+
+fn file_attr(attr: &Attr) -> FileAttr {
+    let seconds = Duration::from_secs(attr.modified.unsigned_abs());
+    let time = if attr.modified < 0 {
+        SystemTime::UNIX_EPOCH - seconds
+    } else {
+        SystemTime::UNIX_EPOCH + seconds
+    };
+    FileAttr {
+        ino: INodeNo(attr.ino.0),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: time,
+        mtime: time,
+        ctime: time,
+        crtime: time,
+        kind: file_type(attr),
+        perm: attr.mode,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: 0,
+        blksize: attr.block_bytes,
+        flags: 0,
+    }
+}
+
+/// The reply for a name that is not there.
+fn absent() -> FileAttr {
+    FileAttr {
+        ino: INodeNo(0),
+        size: 0,
+        blocks: 0,
+        atime: SystemTime::UNIX_EPOCH,
+        mtime: SystemTime::UNIX_EPOCH,
+        ctime: SystemTime::UNIX_EPOCH,
+        crtime: SystemTime::UNIX_EPOCH,
+        kind: FileType::RegularFile,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+        flags: 0,
+    }
+}

@@ -1,0 +1,116 @@
+//! From a kernel request to its answer, without ever holding up a FUSE thread: the request's future
+//! is polled once where it came in, and becomes a task only if it has to wait. Each has a deadline,
+//! and a panic costs one EIO (FUSER.md: a panic on a FUSE thread would end that thread for ever).
+
+use std::any::Any;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::runtime::Handle;
+
+use crate::error::FsError;
+
+/// Lookup, open and directory reads.
+pub(super) const NAMES_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Reads of files.
+pub(super) const READ_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Answers with what `request` comes to, by `reply`, at once or later, within `deadline`.
+pub(super) fn dispatch<T: Send + 'static>(
+    runtime: &Handle,
+    deadline: Duration,
+    request: impl Future<Output = Result<T, FsError>> + Send + 'static,
+    reply: impl FnOnce(Result<T, FsError>) + Send + 'static,
+) {
+    let mut request: Pin<Box<dyn Future<Output = Result<T, FsError>> + Send>> = Box::pin(request);
+    // Timers and tasks of what is polled here belong to the runtime.
+    let _context = runtime.enter();
+    let first = catch_unwind(AssertUnwindSafe(|| {
+        request.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    }));
+    match first {
+        Ok(Poll::Ready(answer)) => answer_with(reply, answer),
+        Err(panic) => answer_with(reply, Err(panicked(&*panic))),
+        Ok(Poll::Pending) => {
+            runtime.spawn(async move {
+                let request = AssertUnwindSafe(request).catch_unwind();
+                let answer = match tokio::time::timeout(deadline, request).await {
+                    Ok(Ok(answer)) => answer,
+                    Ok(Err(panic)) => Err(panicked(&*panic)),
+                    Err(_) => Err(FsError::Deadline(deadline.as_secs())),
+                };
+                answer_with(reply, answer);
+            });
+        }
+    }
+}
+
+/// Runs `handler` on this thread, for requests that never wait.
+pub(super) fn inline(handler: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(handler)) {
+        panicked(&*panic);
+    }
+}
+
+/// A reply that is dropped by a panic has answered EIO by itself (fuser, `ReplyRaw`).
+fn answer_with<T>(reply: impl FnOnce(Result<T, FsError>), answer: Result<T, FsError>) {
+    inline(|| reply(answer));
+}
+
+/// The panic hook has logged where it came from.
+fn panicked(panic: &(dyn Any + Send)) -> FsError {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    tracing::error!("a request failed by a defect of s3mount: {}", text.unwrap_or("unknown"));
+    FsError::Abandoned
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// Dispatches `request` and returns what the reply was given.
+    async fn answer<T: Send + 'static>(
+        request: impl Future<Output = Result<T, FsError>> + Send + 'static,
+    ) -> Result<T, FsError> {
+        let (sender, receiver) = oneshot::channel();
+        dispatch(&Handle::current(), NAMES_DEADLINE, request, |answer| {
+            let _ = sender.send(answer);
+        });
+        receiver.await.expect("each request is answered")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_ready_is_answered_before_dispatch_returns() {
+        let (sender, mut receiver) = oneshot::channel();
+        dispatch(&Handle::current(), NAMES_DEADLINE, async { Ok(5) }, |answer| {
+            let _ = sender.send(answer.ok());
+        });
+        assert_eq!(receiver.try_recv(), Ok(Some(5)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_at_the_first_poll_or_later_is_an_error() {
+        let first = answer::<()>(async { panic!("planned") }).await;
+        assert_eq!(first.unwrap_err().errno(), libc::EIO);
+        let later = answer::<()>(async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            panic!("planned")
+        });
+        assert_eq!(later.await.unwrap_err().errno(), libc::EIO);
+        assert_eq!(answer(async { Ok(1) }).await.unwrap(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_never_comes_is_ended_by_the_deadline() {
+        let never = answer::<()>(std::future::pending()).await;
+        assert_eq!(never.unwrap_err().errno(), libc::ETIMEDOUT);
+    }
+}

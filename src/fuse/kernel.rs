@@ -1,0 +1,39 @@
+//! What is agreed with the kernel: capabilities at INIT, and the read-ahead of the mount.
+
+use std::io;
+
+use fuser::{InitFlags, KernelConfig};
+
+/// fuser's default is 16; the requests of the kernel's read-ahead count against it, and a window of
+/// 1 MiB in pieces of 128 KiB is 8 of them for one stream.
+const MAX_BACKGROUND: u16 = 128;
+
+/// What we ask for, one at a time: one bit that the kernel lacks would reject the whole set. The
+/// list is closed, as fuser 0.18 also accepts capabilities that it cannot serve (FUSER.md 5).
+const WANTED: [(InitFlags, &str); 5] = [
+    (InitFlags::FUSE_PARALLEL_DIROPS, "parallel directory operations"),
+    (InitFlags::FUSE_DO_READDIRPLUS, "readdirplus"),
+    (InitFlags::FUSE_READDIRPLUS_AUTO, "adaptive readdirplus"),
+    (InitFlags::FUSE_ASYNC_DIO, "asynchronous direct I/O"),
+    (InitFlags::FUSE_NO_EXPORT_SUPPORT, "no NFS export"),
+];
+
+/// Asks for what is wanted; what this kernel lacks is done without, and said once.
+pub(super) fn configure(config: &mut KernelConfig) {
+    for (flag, name) in WANTED {
+        if config.add_capabilities(flag).is_err() {
+            tracing::info!("this kernel's FUSE has no {name}; s3mount does without");
+        }
+    }
+    // Both may only be too small, which these are not.
+    let _ = config.set_max_background(MAX_BACKGROUND);
+    let _ = config.set_congestion_threshold(MAX_BACKGROUND / 4 * 3);
+}
+
+/// Sets the kernel's read-ahead for the mount with this device number, in KiB.
+///
+/// # Errors
+/// Without root, as the file belongs to root (sysfs, `/sys/class/bdi`).
+pub fn set_read_ahead(major: u32, minor: u32, kib: u32) -> io::Result<()> {
+    std::fs::write(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"), kib.to_string())
+}

@@ -1,0 +1,10 @@
+//! The only user of fuser, beside `mount`: turns kernel requests into calls of [`crate::fs`] and
+//! its answers into replies. Thin: no rule of the file system is decided here.
+
+mod adapter;
+mod dispatch;
+mod kernel;
+mod report;
+
+pub use self::adapter::Adapter;
+pub use self::kernel::set_read_ahead;

@@ -1,0 +1,84 @@
+//! An error is logged where it is answered, once, with operation and key; the same denial once a
+//! minute.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use lru::LruCache;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::error::{FsError, Loudness, StoreErrorKind};
+
+/// One warning for a key and operation in this time.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Keys remembered for that; a denial of more keys than this within a minute is said again.
+const KEYS_MAX: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+
+/// Writes errors to the log.
+pub(super) struct Report {
+    warned: Mutex<LruCache<(&'static str, String), Instant>>,
+}
+
+impl Report {
+    pub(super) fn new() -> Self {
+        Self { warned: Mutex::new(LruCache::new(KEYS_MAX)) }
+    }
+
+    /// Notes that `operation` on `key` was answered with `err`. Returns the errno.
+    pub(super) fn error(&self, operation: &'static str, key: &str, err: &FsError) -> i32 {
+        let (errno, loudness) = err.verdict();
+        let key = key.escape_debug();
+        match loudness {
+            Loudness::Silent => {}
+            Loudness::Debug => tracing::debug!("{operation} {key}: {err}"),
+            Loudness::Info => tracing::info!("{operation} {key}: {err}"),
+            Loudness::Warn if self.is_due(operation, &key.to_string()) => {
+                tracing::warn!("{operation} {key}: {err}{}", advice(operation, err));
+            }
+            Loudness::Warn => tracing::debug!("{operation} {key}: {err}"),
+        }
+        errno
+    }
+
+    fn is_due(&self, operation: &'static str, key: &str) -> bool {
+        let now = Instant::now();
+        let mut warned = self.warned.lock();
+        let entry = (operation, key.to_owned());
+        let due = warned.get(&entry).is_none_or(|last| now - *last >= WARNING_INTERVAL);
+        if due {
+            warned.put(entry, now);
+        }
+        due
+    }
+}
+
+/// Which action a denied request lacks (Amazon S3, "Required permissions for API operations").
+fn advice(operation: &str, err: &FsError) -> &'static str {
+    let denied = match err {
+        FsError::ListDenied => true,
+        FsError::Store(err) => err.kind() == StoreErrorKind::Denied,
+        _ => false,
+    };
+    match operation {
+        _ if !denied => "",
+        "opendir" | "readdir" => "; s3:ListBucket on the bucket is needed",
+        _ => "; s3:GetObject on the object is needed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_same_warning_comes_once_a_minute() {
+        let report = Report::new();
+        assert!(report.is_due("read", "a"));
+        assert!(!report.is_due("read", "a"));
+        assert!(report.is_due("read", "b"));
+        tokio::time::advance(WARNING_INTERVAL).await;
+        assert!(report.is_due("read", "a"));
+    }
+}

@@ -1,0 +1,164 @@
+//! The built binary, mounted through the kernel on an empty directory, and unmounted by Drop.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::simulator::Simulator;
+
+/// What is waited for ends in this time, or the test fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A mount that lives as long as this value.
+pub(crate) struct Mounted {
+    child: Child,
+    directory: TempDir,
+}
+
+impl Mounted {
+    /// Mounts `bucket` of the simulator with further `options`.
+    pub(crate) fn new(simulator: &Simulator, bucket: &str, options: &[&str]) -> Self {
+        Self::start(command(simulator), bucket, options)
+    }
+
+    /// As [`Mounted::new`], by a command that was prepared.
+    pub(crate) fn start(mut program: Command, bucket: &str, options: &[&str]) -> Self {
+        let directory = tempfile::tempdir().expect("a mount point");
+        let log = fs::File::create(log_path(directory.path())).expect("a log file");
+        let child = program
+            .arg("--foreground")
+            .args(options)
+            .arg(bucket)
+            .arg(mount_point(directory.path()))
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the binary starts");
+        let mut mounted = Self { child, directory };
+        let ready = wait_until(|| {
+            let ended = mounted.child.try_wait().expect("a child");
+            assert!(ended.is_none(), "s3mount ended: {}", mounted.log());
+            is_mounted(&mount_point(mounted.directory.path()))
+        });
+        assert!(ready, "not mounted: {}", mounted.log());
+        mounted
+    }
+
+    /// Where it is mounted.
+    pub(crate) fn path(&self) -> PathBuf {
+        mount_point(self.directory.path())
+    }
+
+    /// `name` in it.
+    pub(crate) fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.path().join(name)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it wrote to its terminal so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(log_path(self.directory.path())).unwrap_or_default()
+    }
+
+    /// Sends a signal to the process.
+    pub(crate) fn signal(&self, signal: libc::c_int) {
+        send_signal(self.child.id(), signal);
+    }
+
+    /// The exit code, when the process ends by itself in time.
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
+        let mut status = None;
+        wait_until(|| {
+            status = self.child.try_wait().expect("a child");
+            status.is_some()
+        });
+        status.and_then(|status| status.code())
+    }
+
+    /// The largest resident set so far, in bytes.
+    pub(crate) fn peak_resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("alive");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kib * 1024
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
+            self.signal(libc::SIGTERM);
+            if self.exit_code().is_none() {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+            }
+        }
+        let _ = Command::new("umount").arg("-l").arg(self.path()).stderr(Stdio::null()).status();
+        if std::thread::panicking() {
+            eprintln!("--- log of s3mount\n{}", self.log());
+        }
+    }
+}
+
+/// The binary, with the simulator as S3 and nothing of this user's own configuration.
+pub(crate) fn command(simulator: &Simulator) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_s3mount"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
+        command.env_remove(name);
+    }
+    command
+        .env("AWS_CONFIG_FILE", "/dev/null")
+        .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .envs(simulator.environment());
+    command
+}
+
+/// Whether `path` is the root of another file system than its parent.
+pub(crate) fn is_mounted(path: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|found| found.dev());
+    match (device(path), device(path.parent().expect("a parent"))) {
+        (Ok(inside), Ok(outside)) => inside != outside,
+        _ => false,
+    }
+}
+
+/// Looks again and again until `test` holds; false when it never did.
+pub(crate) fn wait_until(mut test: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        if test() {
+            return true;
+        }
+        sleep(Duration::from_millis(10));
+    }
+    false
+}
+
+#[expect(clippy::disallowed_methods, reason = "tests of a process have no clock but the wall's")]
+pub(crate) fn sleep(time: Duration) {
+    std::thread::sleep(time);
+}
+
+/// kill(2).
+pub(crate) fn send_signal(pid: u32, signal: libc::c_int) {
+    let status = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status();
+    assert!(status.is_ok_and(|status| status.success()), "kill -{signal} {pid}");
+}
+
+fn mount_point(directory: &Path) -> PathBuf {
+    let path = directory.join("mnt");
+    let _ = fs::create_dir(&path);
+    path
+}
+
+fn log_path(directory: &Path) -> PathBuf {
+    directory.join("log")
+}
