@@ -10,5 +10,6 @@
 
 pub mod config;
 pub mod error;
+pub mod metrics;
 pub mod object;
 pub mod store;

@@ -4,6 +4,9 @@
 
 #[cfg(test)]
 pub(crate) mod fake;
+pub mod limit;
+pub mod meter;
+pub mod retry;
 
 use std::ops::Range;
 use std::pin::Pin;
