@@ -2,8 +2,14 @@
 //! themselves. Invariant: bucket, credentials, endpoint and the AWS SDK are known to `aws.rs` alone;
 //! errors are kinds; every request and every body ends by a deadline that the wrappers set.
 
+pub mod aws;
+pub mod credentials;
 #[cfg(test)]
 pub(crate) mod fake;
+pub mod limit;
+pub mod meter;
+pub mod retry;
+pub mod stack;
 
 use std::ops::Range;
 use std::pin::Pin;

@@ -1,0 +1,208 @@
+//! Counts and times every request that really goes out: below the retries, so that each try counts.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, Stream};
+use tokio::time::Instant;
+
+use super::{Body, GetAnswer, GetRequest, Head, ListPage, ListRequest, ObjectStore};
+use crate::error::StoreError;
+use crate::metrics::{Metrics, RequestKind};
+
+/// A store that writes what it sees into [`Metrics`].
+pub struct MeteredStore {
+    inner: Arc<dyn ObjectStore>,
+    metrics: Arc<Metrics>,
+}
+
+impl MeteredStore {
+    pub fn new(inner: Arc<dyn ObjectStore>, metrics: Arc<Metrics>) -> Self {
+        Self { inner, metrics }
+    }
+
+    async fn metered<T>(
+        &self,
+        kind: RequestKind,
+        call: BoxFuture<'_, Result<T, StoreError>>,
+    ) -> Result<(T, InFlight), StoreError> {
+        let flight = InFlight::begin(&self.metrics, kind);
+        let result = call.await;
+        match result {
+            Ok(answer) => Ok((answer, flight)),
+            Err(err) => {
+                self.metrics.failed(err.kind());
+                Err(err)
+            }
+        }
+    }
+}
+
+impl ObjectStore for MeteredStore {
+    fn head<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Head, StoreError>> {
+        async move {
+            let (head, _flight) = self.metered(RequestKind::Head, self.inner.head(key)).await?;
+            Ok(head)
+        }
+        .boxed()
+    }
+
+    fn list(&self, request: ListRequest) -> BoxFuture<'_, Result<ListPage, StoreError>> {
+        async move {
+            let (page, _flight) = self.metered(RequestKind::List, self.inner.list(request)).await?;
+            Ok(page)
+        }
+        .boxed()
+    }
+
+    fn get(&self, request: GetRequest) -> BoxFuture<'_, Result<GetAnswer, StoreError>> {
+        async move {
+            let sent = Instant::now();
+            let (answer, flight) = self.metered(RequestKind::Get, self.inner.get(request)).await?;
+            self.metrics.first_byte_seen(sent.elapsed());
+            let body = MeteredBody {
+                body: answer.body,
+                flight,
+                sample: Sample { bytes: 0, since: Instant::now() },
+            };
+            Ok(GetAnswer { body: Box::pin(body), ..answer })
+        }
+        .boxed()
+    }
+}
+
+/// A request on the wire; its drop ends the count, also when the future is given up.
+struct InFlight(Arc<Metrics>);
+
+impl InFlight {
+    fn begin(metrics: &Arc<Metrics>, kind: RequestKind) -> Self {
+        metrics.request_sent(kind);
+        Self(Arc::clone(metrics))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.request_over();
+    }
+}
+
+/// Bytes since a moment. The reader is assumed to take what has come: the data layer copies each
+/// chunk at once into its part.
+struct Sample {
+    bytes: u64,
+    since: Instant,
+}
+
+impl Sample {
+    /// A long body teaches while it lasts: on a slow line its end would come too late to plan by.
+    const LONG: Duration = Duration::from_secs(1);
+    /// Less than this says more about latency and TCP's slow start than about speed.
+    const BYTES_MIN: u64 = 256 * 1024;
+}
+
+struct MeteredBody {
+    body: Body,
+    flight: InFlight,
+    sample: Sample,
+}
+
+impl MeteredBody {
+    fn metrics(&self) -> &Metrics {
+        &self.flight.0
+    }
+
+    fn learn(&mut self) {
+        let now = Instant::now();
+        self.metrics().speed_seen(self.sample.bytes, now - self.sample.since);
+        self.sample = Sample { bytes: 0, since: now };
+    }
+}
+
+impl Stream for MeteredBody {
+    type Item = Result<Bytes, StoreError>;
+
+    fn poll_next(self: Pin<&mut Self>, ctx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        let item = ready!(this.body.as_mut().poll_next(ctx));
+        match &item {
+            Some(Ok(chunk)) => {
+                this.metrics().received(chunk.len() as u64);
+                this.sample.bytes += chunk.len() as u64;
+                if this.sample.since.elapsed() >= Sample::LONG {
+                    this.learn();
+                }
+            }
+            Some(Err(err)) => this.metrics().failed(err.kind()),
+            None => {}
+        }
+        Poll::Ready(item)
+    }
+}
+
+impl Drop for MeteredBody {
+    fn drop(&mut self) {
+        if self.sample.bytes >= Sample::BYTES_MIN {
+            self.learn();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt;
+
+    use super::*;
+    use crate::error::StoreErrorKind;
+    use crate::store::Condition;
+    use crate::store::fake::{FakeStore, Fault};
+
+    fn setup() -> (FakeStore, MeteredStore, Arc<Metrics>) {
+        let (fake, metrics) = (FakeStore::new(), Arc::new(Metrics::default()));
+        let store = MeteredStore::new(Arc::new(fake.clone()), Arc::clone(&metrics));
+        (fake, store, metrics)
+    }
+
+    fn whole(key: &str) -> GetRequest {
+        GetRequest { key: key.into(), range: None, condition: Condition::Any }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_get_is_in_flight_until_its_body_is_dropped() {
+        let (fake, store, metrics) = setup();
+        fake.put("a", vec![7; 300_000]);
+        let mut answer = store.get(whole("a")).await.unwrap();
+        assert_eq!(metrics.n_in_flight(), 1);
+        while answer.body.next().await.is_some() {}
+        drop(answer);
+        assert_eq!(metrics.n_in_flight(), 0);
+        assert_eq!(metrics.bytes_received(), 300_000);
+        assert_eq!(metrics.n_requests(RequestKind::Get), 1);
+        assert_eq!(metrics.pace().first_byte, Duration::from_millis(20), "the fake's latency");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn errors_are_counted_by_kind_also_in_a_body() {
+        let (fake, store, metrics) = setup();
+        fake.put("a", vec![7; 300_000]);
+        store.head("none").await.unwrap_err();
+        fake.fault(0, Fault::Cut(100));
+        let answer = store.get(whole("a")).await.unwrap();
+        let _: Vec<_> = answer.body.collect().await;
+        assert_eq!(metrics.n_errors(StoreErrorKind::NotFound), 1);
+        assert_eq!(metrics.n_errors(StoreErrorKind::Unreachable), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_is_given_up_is_no_longer_in_flight() {
+        let (fake, store, metrics) = setup();
+        fake.fault(0, Fault::Stall);
+        let stalled = tokio::time::timeout(Duration::from_secs(1), store.head("a")).await;
+        assert!(stalled.is_err());
+        assert_eq!(metrics.n_in_flight(), 0);
+    }
+}

@@ -1,0 +1,336 @@
+//! The one owner of time: which requests are sent again, when, and until when. The SDK's own
+//! retries and stall protection are off (SDK.md); every request and every body ends by a deadline
+//! that stands here, in tokio's time, so that tests pause it.
+
+mod resume;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{GetAnswer, GetRequest, Head, ListPage, ListRequest, ObjectStore};
+use crate::error::{StoreError, StoreErrorKind};
+use crate::metrics::{Metrics, RequestKind};
+
+/// How long a request may take, and how often it is sent.
+#[derive(Clone, Debug)]
+pub struct RetryConfig {
+    /// From the first sending to the answer: a whole HEAD or LIST, the head of a GET. All tries and
+    /// the pauses between them.
+    pub answer_total: Duration,
+    /// The first try alone. Each further one may take twice as long, so that a connection which
+    /// died unseen costs little and a server that is merely slow is still waited for.
+    pub first_try: Duration,
+    /// The pause before the second try; each further one is twice as long.
+    pub pause_first: Duration,
+    pub pause_max: Duration,
+    /// Tries that end without any answer (refused, not resolved, reset) before giving up.
+    pub unreachable_tries_max: u32,
+    /// A body that brings no byte for this long is given up and resumed.
+    pub body_stall: Duration,
+    /// Resumptions in a row that brought no byte.
+    pub idle_resumes_max: u32,
+    /// Resumptions of one body, however much each brought.
+    pub resumes_max: u32,
+}
+
+impl RetryConfig {
+    /// While the program starts and somebody waits at the terminal: an endpoint that is not there
+    /// is told within a second, one that does not answer within 8.
+    pub fn start() -> Self {
+        Self { answer_total: Duration::from_secs(8), unreachable_tries_max: 3, ..Self::serve() }
+    }
+
+    /// While the mount serves. 15 s is less than what the requests above wait (a lookup 20 s), so
+    /// that in ordinary trouble the reason is told and not a deadline.
+    pub fn serve() -> Self {
+        Self {
+            answer_total: Duration::from_secs(15),
+            first_try: Duration::from_secs(5),
+            pause_first: Duration::from_millis(50),
+            pause_max: Duration::from_secs(2),
+            unreachable_tries_max: u32::MAX,
+            body_stall: Duration::from_secs(10),
+            idle_resumes_max: 4,
+            resumes_max: 64,
+        }
+    }
+}
+
+/// A store that sends transient failures again, and resumes a body at the byte where it broke.
+pub struct RetryStore {
+    engine: Arc<Engine>,
+}
+
+impl RetryStore {
+    /// Requests follow `start` until the first one has got an answer, and `serve` from then on.
+    /// `seed` is for the jitter: mounts that start together must not try again together.
+    pub fn new(
+        inner: Arc<dyn ObjectStore>,
+        start: RetryConfig,
+        serve: RetryConfig,
+        metrics: Arc<Metrics>,
+        seed: u64,
+    ) -> Self {
+        let engine = Engine {
+            inner,
+            start,
+            serve,
+            answered: AtomicBool::new(false),
+            metrics,
+            jitter: Mutex::new(Jitter::new(seed)),
+        };
+        Self { engine: Arc::new(engine) }
+    }
+}
+
+impl ObjectStore for RetryStore {
+    fn head<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Head, StoreError>> {
+        let engine = &self.engine;
+        async move { engine.attempt(RequestKind::Head, key, || engine.inner.head(key)).await }
+            .boxed()
+    }
+
+    fn list(&self, request: ListRequest) -> BoxFuture<'_, Result<ListPage, StoreError>> {
+        let engine = &self.engine;
+        async move {
+            let send = || engine.inner.list(request.clone());
+            engine.attempt(RequestKind::List, &request.prefix, send).await
+        }
+        .boxed()
+    }
+
+    fn get(&self, request: GetRequest) -> BoxFuture<'_, Result<GetAnswer, StoreError>> {
+        async move {
+            let answer = self.engine.get(&request).await?;
+            Ok(resume::resuming(Arc::clone(&self.engine), request, answer))
+        }
+        .boxed()
+    }
+}
+
+/// What tries and bodies share.
+struct Engine {
+    inner: Arc<dyn ObjectStore>,
+    start: RetryConfig,
+    serve: RetryConfig,
+    /// The server has answered anything at all, so that it is there.
+    answered: AtomicBool,
+    metrics: Arc<Metrics>,
+    jitter: Mutex<Jitter>,
+}
+
+impl Engine {
+    fn config(&self) -> &RetryConfig {
+        if self.answered.load(Ordering::Relaxed) { &self.serve } else { &self.start }
+    }
+
+    async fn get(&self, request: &GetRequest) -> Result<GetAnswer, StoreError> {
+        self.attempt(RequestKind::Get, &request.key, || self.inner.get(request.clone())).await
+    }
+
+    /// Sends until there is an answer, an error that will not pass, or no time left. Gives the last
+    /// try's error, which says more than that time is over.
+    async fn attempt<'a, T>(
+        &self,
+        kind: RequestKind,
+        name: &str,
+        send: impl Fn() -> BoxFuture<'a, Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let config = self.config();
+        let deadline = Instant::now() + config.answer_total;
+        let (mut n_failed, mut n_unreachable) = (0, 0);
+        let mut patience = config.first_try;
+        loop {
+            let begun = Instant::now();
+            let until = deadline.min(begun + patience);
+            let err = match timeout_at(until, send()).await {
+                Ok(Ok(answer)) => {
+                    self.answered.store(true, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Ok(Err(err)) if !err.kind().is_transient() => {
+                    self.answered.store(true, Ordering::Relaxed);
+                    return Err(err);
+                }
+                Ok(Err(err)) => err,
+                Err(_) => no_answer(kind, name, until - begun),
+            };
+            n_failed += 1;
+            n_unreachable += u32::from(err.kind() == StoreErrorKind::Unreachable);
+            patience = patience.saturating_mul(2);
+            let pause = self.pause(n_failed);
+            if n_unreachable >= config.unreachable_tries_max || Instant::now() + pause >= deadline {
+                return Err(err);
+            }
+            self.metrics.retried();
+            sleep(pause).await;
+        }
+    }
+
+    /// Before the next try, after `n_failed` in a row: capped exponential, the upper half jittered.
+    fn pause(&self, n_failed: u32) -> Duration {
+        let config = self.config();
+        let doublings = n_failed.saturating_sub(1).min(16);
+        let whole = config.pause_first.saturating_mul(1 << doublings).min(config.pause_max);
+        whole / 2 + (whole / 2).mul_f64(self.jitter.lock().next())
+    }
+}
+
+fn no_answer(kind: RequestKind, name: &str, waited: Duration) -> StoreError {
+    let message = format!("{} {name:?}: no answer within {:.0?}", kind.name(), waited);
+    StoreError::new(StoreErrorKind::TimedOut, message)
+}
+
+/// Numbers that need only differ between mounts: xorshift64*, from the mount's own seed.
+struct Jitter(u64);
+
+impl Jitter {
+    fn new(seed: u64) -> Self {
+        // Zero is the one state that xorshift never leaves.
+        Self(seed.max(1))
+    }
+
+    /// From 0 to below 1.
+    fn next(&mut self) -> f64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let bits = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 40;
+        #[expect(clippy::cast_precision_loss, reason = "24 bits fit")]
+        let fraction = bits as f64 / (1_u64 << 24) as f64;
+        fraction
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Condition;
+    use crate::store::fake::{FakeStore, Fault};
+
+    fn setup() -> (FakeStore, RetryStore) {
+        let fake = FakeStore::new();
+        fake.put("a", "hello");
+        let metrics = Arc::new(Metrics::default());
+        let (start, serve) = (RetryConfig::start(), RetryConfig::serve());
+        let store = RetryStore::new(Arc::new(fake.clone()), start, serve, metrics, 7);
+        (fake, store)
+    }
+
+    /// As [`setup`], after the first answer.
+    async fn serving() -> (FakeStore, RetryStore) {
+        let (fake, store) = setup();
+        store.head("a").await.unwrap();
+        fake.take_calls();
+        (fake, store)
+    }
+
+    fn fail_always(fake: &FakeStore, kind: StoreErrorKind) {
+        (0..1000).for_each(|_| fake.fault(0, Fault::Fail(kind)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn throttles_and_resets_are_invisible() {
+        let (fake, store) = serving().await;
+        for kind in
+            [StoreErrorKind::Throttled, StoreErrorKind::Unreachable, StoreErrorKind::TimedOut]
+        {
+            fake.fault(0, Fault::Fail(kind));
+            store.head("a").await.unwrap();
+            fake.fault(0, Fault::Fail(kind));
+            store.list(ListRequest::directory("")).await.unwrap();
+            fake.fault(0, Fault::Fail(kind));
+            let request = GetRequest { key: "a".into(), range: None, condition: Condition::Any };
+            store.get(request).await.unwrap();
+        }
+        assert_eq!(fake.take_calls().len(), 18, "each is sent twice");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_will_not_pass_is_not_sent_again() {
+        for kind in [
+            StoreErrorKind::NotFound,
+            StoreErrorKind::Denied,
+            StoreErrorKind::Changed,
+            StoreErrorKind::BadCredentials,
+            StoreErrorKind::Other,
+        ] {
+            let (fake, store) = serving().await;
+            fake.fault(0, Fault::Fail(kind));
+            assert_eq!(store.head("a").await.unwrap_err().kind(), kind);
+            assert_eq!(fake.take_calls().len(), 1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_throttle_that_lasts_is_given_up_within_15_s_with_the_servers_own_error() {
+        let (fake, store) = serving().await;
+        fail_always(&fake, StoreErrorKind::Throttled);
+        let start = Instant::now();
+        let err = store.head("a").await.unwrap_err();
+        assert_eq!(err.kind(), StoreErrorKind::Throttled);
+        assert!((12..=15).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+        let n_calls = fake.take_calls().len();
+        assert!((10..=20).contains(&n_calls), "{n_calls} tries");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_try_without_an_answer_is_repeated_on_a_new_one() {
+        let (fake, store) = serving().await;
+        fake.fault(0, Fault::Stall);
+        let start = Instant::now();
+        store.head("a").await.unwrap();
+        assert_eq!(start.elapsed().as_secs(), 5, "the first try has 5 s");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_never_answers_costs_15_s_and_two_tries() {
+        let (fake, store) = serving().await;
+        (0..3).for_each(|_| fake.fault(0, Fault::Stall));
+        let start = Instant::now();
+        let err = store.list(ListRequest::directory("")).await.unwrap_err();
+        assert_eq!(err.kind(), StoreErrorKind::TimedOut);
+        assert_eq!(start.elapsed().as_secs(), 15);
+        assert_eq!(fake.take_calls().len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_the_start_an_endpoint_that_is_not_there_is_told_within_a_second() {
+        let (fake, store) = setup();
+        fail_always(&fake, StoreErrorKind::Unreachable);
+        let start = Instant::now();
+        let err = store.list(ListRequest::directory("")).await.unwrap_err();
+        assert_eq!(err.kind(), StoreErrorKind::Unreachable);
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn any_answer_ends_the_start_also_a_refusal() {
+        let (fake, store) = setup();
+        fake.fault(0, Fault::Fail(StoreErrorKind::Denied));
+        store.head("a").await.unwrap_err();
+        (0..5).for_each(|_| fake.fault(0, Fault::Fail(StoreErrorKind::Unreachable)));
+        store.head("a").await.unwrap();
+    }
+
+    #[test]
+    fn pauses_grow_stay_below_their_cap_and_differ_by_seed() {
+        let pauses = |seed| {
+            let fake: Arc<dyn ObjectStore> = Arc::new(FakeStore::new());
+            let (start, serve) = (RetryConfig::start(), RetryConfig::serve());
+            let store = RetryStore::new(fake, start, serve, Arc::default(), seed);
+            (1..40).map(|n| store.engine.pause(n)).collect::<Vec<_>>()
+        };
+        let (one, two) = (pauses(1), pauses(2));
+        assert_ne!(one, two);
+        assert!(one[0] >= Duration::from_millis(25) && one[0] <= Duration::from_millis(50));
+        assert!(one[3] > one[0]);
+        assert!(one.iter().all(|pause| *pause <= Duration::from_secs(2)));
+    }
+}

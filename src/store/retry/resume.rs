@@ -1,0 +1,291 @@
+//! A body that goes on where it broke. Invariant: what it yields is one version of the object, each
+//! byte once and in order, exactly as many as its range has, or an error.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::Engine;
+use crate::error::{StoreError, StoreErrorKind};
+use crate::object::ETag;
+use crate::store::{Body, Condition, GetAnswer, GetRequest, Head};
+
+/// `answer`, with a body that is resumed.
+pub(super) fn resuming(engine: Arc<Engine>, request: GetRequest, answer: GetAnswer) -> GetAnswer {
+    let GetAnswer { head, range, body } = answer;
+    let resumption = Resumption {
+        engine,
+        pin: pin(&request.condition, head.version.etag.as_ref()),
+        request,
+        head: head.clone(),
+        position: range.start,
+        end: range.end,
+        body: Some(body),
+        n_idle: 0,
+        n_resumes: 0,
+    };
+    let body = stream::try_unfold(resumption, |mut resumption| async {
+        let chunk = resumption.next().await?;
+        Ok(chunk.map(|chunk| (chunk, resumption)))
+    });
+    GetAnswer { head, range, body: body.boxed() }
+}
+
+/// What the rest of a body must match: the version that its beginning came from.
+fn pin(asked: &Condition, got: Option<&ETag>) -> Condition {
+    match (asked, got) {
+        (Condition::VersionId(_) | Condition::Match(_), _) => asked.clone(),
+        (Condition::Any | Condition::NoneMatch(_), Some(etag)) => Condition::Match(etag.clone()),
+        // A server without ETags: the head of the rest is compared by size and date alone.
+        (Condition::Any | Condition::NoneMatch(_), None) => Condition::Any,
+    }
+}
+
+struct Resumption {
+    engine: Arc<Engine>,
+    request: GetRequest,
+    pin: Condition,
+    /// Of the first answer.
+    head: Head,
+    /// The next byte of the object that the reader gets.
+    position: u64,
+    end: u64,
+    /// `None` between two of them, and while one is asked for its next bytes.
+    body: Option<Body>,
+    /// Resumptions since the last byte.
+    n_idle: u32,
+    n_resumes: u32,
+}
+
+impl Resumption {
+    /// The next bytes; `None` after the last one.
+    async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        while self.position < self.end {
+            let mut body = match self.body.take() {
+                Some(body) => body,
+                None => self.rest().await?,
+            };
+            match next_chunk(&self.engine, &mut body).await {
+                Ok(Some(chunk)) => {
+                    self.body = Some(body);
+                    return self.take(chunk).map(Some);
+                }
+                Ok(None) => self.broke(self.short())?,
+                Err(err) if err.kind().is_transient() => self.broke(err)?,
+                Err(err) => return Err(err),
+            }
+            self.engine.metrics.resumed();
+            sleep(self.engine.pause(self.n_idle)).await;
+        }
+        // The connection is free from here on, also while the reader keeps the stream.
+        self.body = None;
+        Ok(None)
+    }
+
+    fn take(&mut self, chunk: Bytes) -> Result<Bytes, StoreError> {
+        let left = self.end - self.position;
+        if chunk.len() as u64 > left {
+            let message = format!("get {:?}: the body is longer than announced", self.request.key);
+            return Err(StoreError::new(StoreErrorKind::Other, message));
+        }
+        self.position += chunk.len() as u64;
+        self.n_idle = 0;
+        Ok(chunk)
+    }
+
+    /// Notes that the body is lost; gives `err` back when it will not be asked for again.
+    fn broke(&mut self, err: StoreError) -> Result<(), StoreError> {
+        let config = self.engine.config();
+        self.n_idle += 1;
+        self.n_resumes += 1;
+        if self.n_idle > config.idle_resumes_max || self.n_resumes > config.resumes_max {
+            return Err(err);
+        }
+        Ok(())
+    }
+
+    fn short(&self) -> StoreError {
+        let message = format!(
+            "get {:?}: the body ended {} bytes too early",
+            self.request.key,
+            self.end - self.position
+        );
+        StoreError::new(StoreErrorKind::Unreachable, message)
+    }
+
+    /// Asks for the rest, and makes sure that it is the rest of the same version.
+    async fn rest(&mut self) -> Result<Body, StoreError> {
+        let range = self.position..self.end;
+        let request = GetRequest {
+            key: Arc::clone(&self.request.key),
+            range: Some(range.clone()),
+            condition: self.pin.clone(),
+        };
+        let answer = self.engine.get(&request).await?;
+        let (head, first) = (&answer.head, &self.head);
+        let same_id = match (&head.version_id, &first.version_id) {
+            (Some(a), Some(b)) => a == b,
+            _ => true,
+        };
+        if !same_id || !head.version.agrees_with(&first.version) || answer.range != range {
+            let message = format!("get {:?}: it changed while its body came in", request.key);
+            return Err(StoreError::new(StoreErrorKind::Changed, message));
+        }
+        Ok(answer.body)
+    }
+}
+
+/// The next bytes of `body`, none of them empty. Fails with `TimedOut` where it stalls.
+async fn next_chunk(engine: &Engine, body: &mut Body) -> Result<Option<Bytes>, StoreError> {
+    let stall = engine.config().body_stall;
+    let deadline = Instant::now() + stall;
+    loop {
+        let chunk = timeout_at(deadline, body.next()).await.map_err(|_| {
+            let message = format!("the body brought no byte for {} s", stall.as_secs());
+            StoreError::new(StoreErrorKind::TimedOut, message)
+        })?;
+        match chunk.transpose()? {
+            Some(empty) if empty.is_empty() => tokio::task::yield_now().await,
+            chunk => return Ok(chunk),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::TryStreamExt;
+
+    use super::super::{RetryConfig, RetryStore};
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::store::ObjectStore;
+    use crate::store::fake::{Call, FakeStore, Fault};
+
+    const SIZE: usize = 300_000;
+
+    fn content() -> Vec<u8> {
+        (0..SIZE).map(|n| u8::try_from(n % 251).unwrap()).collect()
+    }
+
+    fn setup(fake: FakeStore) -> (FakeStore, RetryStore, ETag) {
+        let object = fake.put("a", content());
+        let (start, serve) = (RetryConfig::start(), RetryConfig::serve());
+        let metrics = Arc::new(Metrics::default());
+        let store = RetryStore::new(Arc::new(fake.clone()), start, serve, metrics, 7);
+        (fake, store, object.version.etag.unwrap())
+    }
+
+    fn request(condition: Condition) -> GetRequest {
+        GetRequest { key: "a".into(), range: None, condition }
+    }
+
+    async fn read(store: &RetryStore, request: GetRequest) -> Result<Vec<u8>, StoreError> {
+        let chunks: Vec<Bytes> = store.get(request).await?.body.try_collect().await?;
+        Ok(chunks.concat())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cut_body_goes_on_at_the_byte_where_it_broke_pinned_to_its_version() {
+        let (fake, store, etag) = setup(FakeStore::new());
+        fake.fault(0, Fault::Cut(100_001));
+        assert_eq!(read(&store, request(Condition::Any)).await.unwrap(), content());
+        let resumed = GetRequest {
+            key: "a".into(),
+            range: Some(100_001..SIZE as u64),
+            condition: Condition::Match(etag),
+        };
+        assert_eq!(fake.take_calls()[1..], [Call::Get(resumed)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stalls_goes_on_after_10_s() {
+        let (fake, store, _) = setup(FakeStore::new());
+        fake.fault(0, Fault::StallBody(5));
+        let start = Instant::now();
+        assert_eq!(read(&store, request(Condition::Any)).await.unwrap(), content());
+        assert_eq!(start.elapsed().as_secs(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_pauses_is_no_stall() {
+        let (fake, store, _) = setup(FakeStore::new());
+        let mut body = store.get(request(Condition::Any)).await.unwrap().body;
+        while body.try_next().await.unwrap().is_some() {
+            sleep(std::time::Duration::from_secs(60)).await;
+        }
+        assert_eq!(fake.take_calls().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn progress_allows_more_resumptions_than_idling() {
+        let (fake, store, _) = setup(FakeStore::new());
+        (0..20).for_each(|_| fake.fault(0, Fault::Cut(10_000)));
+        assert_eq!(read(&store, request(Condition::Any)).await.unwrap(), content());
+        (0..20).for_each(|_| fake.fault(0, Fault::Cut(0)));
+        fake.take_calls();
+        let err = read(&store, request(Condition::Any)).await.unwrap_err();
+        assert_eq!(err.kind(), StoreErrorKind::Unreachable);
+        assert_eq!(fake.take_calls().len(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn resumptions_end_although_each_brings_a_byte() {
+        let (fake, store, _) = setup(FakeStore::new());
+        (0..1000).for_each(|_| fake.fault(0, Fault::Cut(1)));
+        let err = read(&store, request(Condition::Any)).await.unwrap_err();
+        assert_eq!(err.kind(), StoreErrorKind::Unreachable);
+        assert_eq!(fake.take_calls().len(), 65);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_is_never_continued_from_another_version() {
+        for other in [content(), vec![9; SIZE]] {
+            let (fake, store, _) = setup(FakeStore::new());
+            fake.fault(0, Fault::Cut(70_000));
+            let mut body = store.get(request(Condition::Any)).await.unwrap().body;
+            body.try_next().await.unwrap();
+            // Also where the bytes, and so the ETag, are the same: the date says it.
+            fake.put("a", other);
+            let err = body.try_collect::<Vec<_>>().await.unwrap_err();
+            assert_eq!(err.kind(), StoreErrorKind::Changed);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_version_goes_on_by_its_id() {
+        let (fake, store, _) = setup(FakeStore::new().versioned());
+        let id = fake_version_id(&store).await;
+        fake.put("a", "newer");
+        fake.take_calls();
+        fake.fault(0, Fault::Cut(7));
+        let bytes = read(&store, request(Condition::VersionId(Arc::clone(&id)))).await.unwrap();
+        assert_eq!(bytes, content());
+        let calls = fake.take_calls();
+        assert!(
+            matches!(&calls[1], Call::Get(GetRequest { condition: Condition::VersionId(again), .. }) if *again == id)
+        );
+    }
+
+    async fn fake_version_id(store: &RetryStore) -> Arc<str> {
+        store.head("a").await.unwrap().version_id.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_resumption_itself_is_retried() {
+        let (fake, store, _) = setup(FakeStore::new());
+        fake.fault(0, Fault::Cut(7));
+        fake.fault(0, Fault::Fail(StoreErrorKind::Throttled));
+        fake.fault(0, Fault::Fail(StoreErrorKind::Unreachable));
+        assert_eq!(read(&store, request(Condition::Any)).await.unwrap(), content());
+        assert_eq!(fake.take_calls().len(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_empty_object_has_an_empty_body() {
+        let (fake, store, _) = setup(FakeStore::new());
+        fake.put("a", "");
+        assert_eq!(read(&store, request(Condition::Any)).await.unwrap(), b"");
+    }
+}
