@@ -12,3 +12,4 @@ pub mod config;
 pub mod error;
 pub mod object;
 pub mod store;
+pub mod tree;
