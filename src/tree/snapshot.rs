@@ -36,6 +36,9 @@ struct State {
     weight: Weight,
 }
 
+/// Bytes of a listing without entries and pages: by the resident set of 100,000 small ones.
+const SNAPSHOT_BYTES: usize = size_of::<Snapshot>() + 384;
+
 /// How far a page came, and when it was asked for.
 struct PageMark {
     /// Its last key or common prefix, without the directory's prefix.
@@ -65,7 +68,7 @@ impl Snapshot {
             blocks: Vec::new(),
             pages: Vec::new(),
             next: Next::First,
-            weight: scales.weight(size_of::<Self>() + size_of::<State>()),
+            weight: scales.weight(SNAPSHOT_BYTES),
         };
         Self { prefix: prefix.clone(), state: Mutex::new(state), flights: Flights::new() }
     }
@@ -109,6 +112,10 @@ impl Snapshot {
         for block in Block::pack(&gain.items) {
             weight.add(block.bytes());
             blocks.push(Arc::new(block));
+        }
+        if matches!(next, Next::Done) {
+            blocks.shrink_to_fit();
+            pages.shrink_to_fit();
         }
         let order_lost = was_ordered && !assembly.is_ordered();
         state.next = next;
