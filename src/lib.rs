@@ -9,6 +9,7 @@
 //! Lock order: fs handles < fs inodes < tree directories < one directory < one snapshot, and data
 //! index < data budget < one part's flow. No lock is held across an await.
 
+pub mod cli;
 pub mod config;
 pub mod data;
 pub mod error;
@@ -16,7 +17,9 @@ mod failpoint;
 mod flight;
 pub mod fs;
 pub mod fuse;
+pub mod log;
 pub mod metrics;
+pub mod mount;
 pub mod object;
 pub mod store;
 mod sync;

@@ -51,6 +51,7 @@ struct State {
     page_keys: Option<u16>,
     list_denied: bool,
     head_denied: bool,
+    tree_order: bool,
 }
 
 /// The bucket; clones share it.
@@ -107,6 +108,15 @@ impl FakeStore {
 
     pub(crate) fn deny_list(&self) {
         self.state.lock().list_denied = true;
+    }
+
+    pub(crate) fn allow_list(&self) {
+        self.state.lock().list_denied = false;
+    }
+
+    /// Lists `a/` before `a-b`, as SeaweedFS does.
+    pub(crate) fn list_in_tree_order(&self) {
+        self.state.lock().tree_order = true;
     }
 
     pub(crate) fn deny_head(&self) {
@@ -242,6 +252,38 @@ impl FakeStore {
     }
 }
 
+impl FakeStore {
+    /// A delimited page in tree order; its token is a number of entries.
+    fn page_in_tree_order(&self, request: &ListRequest) -> ListPage {
+        let state = self.state.lock();
+        let mut entries: Vec<&str> = state
+            .objects
+            .keys()
+            .filter_map(|key| {
+                let rest = key.strip_prefix(&request.prefix)?;
+                let end = rest.find('/').map_or(key.len(), |at| request.prefix.len() + at + 1);
+                Some(&key[..end])
+            })
+            .collect();
+        entries.sort_by_key(|entry| entry.replace('/', "\0"));
+        entries.dedup();
+        let max = usize::from(state.page_keys.unwrap_or(request.keys_max));
+        let skip = request.continuation.as_ref().map_or(0, |token| token.parse().expect("ours"));
+        let mut page = ListPage::default();
+        for &entry in entries.iter().skip(skip).take(max) {
+            match state.objects.get(entry) {
+                Some(stored) if !entry.ends_with('/') || entry == request.prefix => {
+                    let version = stored.version.clone();
+                    page.objects.push(Object { key: entry.into(), version });
+                }
+                _ => page.prefixes.push(entry.to_owned()),
+            }
+        }
+        page.continuation = (skip + max < entries.len()).then(|| (skip + max).to_string());
+        page
+    }
+}
+
 fn as_usize(range: &Range<u64>) -> Range<usize> {
     let cast = |n: u64| usize::try_from(n).expect("objects of tests fit into memory");
     cast(range.start)..cast(range.end)
@@ -272,7 +314,8 @@ impl ObjectStore for FakeStore {
             if self.state.lock().list_denied {
                 return Err(StoreError::new(StoreErrorKind::Denied, "list denied"));
             }
-            Ok(self.page(&request))
+            let tree_order = self.state.lock().tree_order;
+            Ok(if tree_order { self.page_in_tree_order(&request) } else { self.page(&request) })
         }
         .boxed()
     }

@@ -1,0 +1,238 @@
+//! The requests: pages of a listing, and what to ask for one name whose directory is not known.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::answer::{Answer, Source, What};
+use super::directory::{Directory, Opening, Plan};
+use super::flight::Flight;
+use super::snapshot::Snapshot;
+use super::{Tree, is_outage};
+use crate::error::{FsError, StoreError, StoreErrorKind};
+use crate::store::{Head, ListPage, ListRequest};
+
+/// What one LIST of exactly a name said of it.
+enum Listed {
+    Is(What),
+    /// A page full of keys lies between the name and the directory of that name.
+    Unclear,
+}
+
+impl Tree {
+    /// Answers a lookup for which memory was not enough.
+    pub(super) async fn ask(
+        self: &Arc<Self>,
+        directory: &Arc<Directory>,
+        name: &str,
+        plan: &Plan,
+    ) -> Result<Answer, FsError> {
+        if matches!(plan, Plan::ListPage) {
+            let listing = directory.begin(|| self.begin(directory));
+            match self.has_keys(directory, &listing).await {
+                Ok(_) | Err(FsError::ListDenied) => {}
+                Err(err) => return Err(err),
+            }
+            if let Some(answer) = listing.says(name) {
+                return Ok(directory.newest_of(name, answer));
+            }
+        }
+        if matches!(plan, Plan::ListName { refresh: true }) {
+            self.refresh(directory);
+        }
+        let by_list = matches!(plan, Plan::ListName { .. });
+        let (tree, about) = (Arc::clone(self), Arc::clone(directory));
+        let name: Box<str> = name.into();
+        let key = (directory.path.clone(), name.clone());
+        let work = async move {
+            let sent = Instant::now();
+            let what = match by_list {
+                true => tree.list_name_else_probe(&about, &name).await?,
+                false => tree.probe(&about, &name).await?,
+            };
+            let answer = Answer { what, sent, n_pages: 1, source: Source::Single };
+            let answer = about.tell(&name, answer);
+            tree.trim();
+            Ok(answer)
+        };
+        self.names.join(&self.runtime, key, work).landed().await
+    }
+
+    /// Lists `directory` again while old answers go on.
+    pub(super) fn refresh(self: &Arc<Self>, directory: &Arc<Directory>) {
+        let (tree, about) = (Arc::clone(self), Arc::clone(directory));
+        let work = async move {
+            let now = Instant::now();
+            let (listing, n_pages) = about.begin_refresh(|| tree.begin(&about), &tree.ages, now);
+            while listing.n_pages() < n_pages {
+                let Some(page) = tree.next_page(&about, &listing) else { break };
+                if let Err(err) = page.landed().await {
+                    debug!("list {:?} again: {err}", about.path.as_str());
+                    if is_outage(&err) {
+                        tree.warn_of_outage(&err);
+                    }
+                    break;
+                }
+            }
+            Ok(())
+        };
+        // Nobody waits for it.
+        drop(self.refreshes.join(&self.runtime, directory.path.clone(), work));
+    }
+
+    /// Asks for pages until it is seen whether the directory has keys: one, but for servers that
+    /// give empty pages.
+    pub(super) async fn has_keys(
+        self: &Arc<Self>,
+        directory: &Arc<Directory>,
+        listing: &Arc<Snapshot>,
+    ) -> Result<bool, FsError> {
+        loop {
+            if let Some(has_keys) = listing.has_keys() {
+                return Ok(has_keys);
+            }
+            if let Some(page) = self.next_page(directory, listing) {
+                page.landed().await?;
+            }
+        }
+    }
+
+    /// The flight of the listing's next page; `None` when it is complete.
+    pub(super) fn next_page(
+        self: &Arc<Self>,
+        directory: &Arc<Directory>,
+        listing: &Arc<Snapshot>,
+    ) -> Option<Flight<()>> {
+        let (index, request) = listing.next_request()?;
+        let (tree, about, pages) = (Arc::clone(self), Arc::clone(directory), Arc::clone(listing));
+        let work = async move {
+            // It landed between the question above and this flight.
+            if pages.n_pages() != index {
+                return Ok(());
+            }
+            let sent = Instant::now();
+            let page = tree.store.list(request).await.map_err(|err| {
+                if index == 0 && err.kind() == StoreErrorKind::Denied {
+                    about.deny(sent, err);
+                    return FsError::ListDenied;
+                }
+                FsError::Store(err)
+            })?;
+            let news = pages.push(page, sent)?;
+            tree.note(&about, &pages, &news);
+            Ok(())
+        };
+        Some(listing.flights.join(&self.runtime, index, work))
+    }
+
+    /// HEAD of the name and LIST of the directory of that name, at once. That LIST is a full page
+    /// and is kept: the next component of a path, or opendir, is already answered.
+    async fn probe(
+        self: &Arc<Self>,
+        directory: &Arc<Directory>,
+        name: &str,
+    ) -> Result<What, FsError> {
+        let head = self.spawn_head(directory.path.key(name));
+        let is_directory = match self.probe_directory(directory, name).await {
+            Ok(is_directory) => Some(is_directory),
+            Err(FsError::ListDenied) => None,
+            Err(err) => return Err(err),
+        };
+        if is_directory == Some(true) {
+            // The directory wins whatever the HEAD says, so nobody waits for it.
+            let (tree, dir, name) = (Arc::clone(self), directory.path.clone(), name.to_owned());
+            self.runtime.spawn(async move {
+                if let Ok(Ok(_)) = head.await {
+                    tree.warn_of_shadow(dir.as_str(), &name);
+                }
+            });
+            return Ok(What::Directory { listable: true });
+        }
+        let head = match head.await {
+            Ok(head) => head,
+            Err(_) => return Err(FsError::Abandoned),
+        };
+        match (head.map_err(|err| (err.kind(), err)), is_directory) {
+            (Ok(head), _) => Ok(What::File(head.version)),
+            (Err((StoreErrorKind::NotFound, _)), Some(_)) => Ok(What::Absent),
+            // LIST is denied as well: nothing speaks against a directory.
+            (Err((StoreErrorKind::NotFound | StoreErrorKind::Denied, _)), None) => {
+                Ok(What::Directory { listable: false })
+            }
+            // Some servers deny the HEAD of a missing key, and LIST of `name/` does not cover it.
+            (Err((StoreErrorKind::Denied, err)), Some(_)) => {
+                match self.list_name(directory, name).await {
+                    Ok(Listed::Is(what)) => Ok(what),
+                    Ok(Listed::Unclear) => Err(err.into()),
+                    Err(err) => Err(err.into()),
+                }
+            }
+            (Err((_, err)), _) => Err(err.into()),
+        }
+    }
+
+    fn spawn_head(&self, key: String) -> tokio::task::JoinHandle<Result<Head, StoreError>> {
+        let store = Arc::clone(&self.store);
+        self.runtime.spawn(async move { store.head(&key).await })
+    }
+
+    /// Whether `name` is a directory, from the first page of its own listing.
+    async fn probe_directory(
+        self: &Arc<Self>,
+        directory: &Arc<Directory>,
+        name: &str,
+    ) -> Result<bool, FsError> {
+        let child = self.directory(&directory.path.child(name));
+        let listing = match child.open(|| self.begin(&child), &self.ages, Instant::now()) {
+            Opening::Known(listing)
+            | Opening::KnownAndRefresh(listing)
+            | Opening::Begun(listing) => listing,
+            Opening::Denied => return Err(FsError::ListDenied),
+        };
+        let has_keys = self.has_keys(&child, &listing).await?;
+        if !has_keys {
+            // The name is a file or nothing: no directory to remember.
+            self.directories.lock().pop(&child.path);
+        }
+        Ok(has_keys)
+    }
+
+    async fn list_name_else_probe(
+        self: &Arc<Self>,
+        directory: &Arc<Directory>,
+        name: &str,
+    ) -> Result<What, FsError> {
+        match self.list_name(directory, name).await {
+            Ok(Listed::Is(what)) => Ok(what),
+            Err(err) if err.kind().is_transient() => Err(err.into()),
+            // Denied for this prefix, or a server whose prefixes must end in `/`.
+            Ok(Listed::Unclear) | Err(_) => self.probe(directory, name).await,
+        }
+    }
+
+    /// One LIST of exactly that name.
+    async fn list_name(&self, directory: &Directory, name: &str) -> Result<Listed, StoreError> {
+        let key = directory.path.key(name);
+        let page = self.store.list(ListRequest::directory(&key)).await?;
+        let ordered = self.lists_in_order.load(Ordering::Relaxed);
+        Ok(read_name(&key, &page, ordered))
+    }
+}
+
+/// What a delimited page with the prefix `key` says of the name that `key` ends in.
+fn read_name(key: &str, page: &ListPage, ordered: bool) -> Listed {
+    let directory = format!("{key}/");
+    if page.prefixes.contains(&directory) {
+        return Listed::Is(What::Directory { listable: true });
+    }
+    let keys = page.objects.iter().map(|object| &*object.key);
+    let last = keys.chain(page.prefixes.iter().map(String::as_str)).max();
+    let passed = ordered && last.is_some_and(|last| last > directory.as_str());
+    if page.continuation.is_some() && !passed {
+        return Listed::Unclear;
+    }
+    let object = page.objects.iter().find(|object| &*object.key == key);
+    Listed::Is(object.map_or(What::Absent, |object| What::File(object.version.clone())))
+}

@@ -1,0 +1,419 @@
+//! What is known of one directory: its listings, what single answers said of names in it, and what
+//! to ask when that is not enough. Decides and remembers; asks nothing itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lru::LruCache;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::answer::{Ages, Answer, Source, What};
+use super::name::directory_order;
+use super::snapshot::Snapshot;
+use super::weight::{Scales, Weight};
+use crate::error::StoreError;
+use crate::object::DirPath;
+
+/// One directory.
+pub(super) struct Directory {
+    pub(super) path: DirPath,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// The newest listing; it may be on its way.
+    newest: Option<Arc<Snapshot>>,
+    /// The one before, while the newest is not complete: it answers for what that has not reached.
+    older: Option<Arc<Snapshot>>,
+    /// What single answers said, newer than the listing or beside it. At most [`TOLD_MAX`].
+    told: LruCache<Box<str>, Told>,
+    /// Lookups that had to ask since the directory was last listed.
+    n_asked: u32,
+    /// LIST was denied, and when that was asked.
+    denied: Option<(Instant, StoreError)>,
+    weight: Weight,
+}
+
+/// What a single answer said of a name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Told {
+    Answer(Answer),
+    /// The directory of that name turned out empty, so it does not exist. Says nothing of an object.
+    NoDirectory {
+        sent: Instant,
+    },
+}
+
+impl Told {
+    pub(super) fn sent(&self) -> Instant {
+        match self {
+            Self::Answer(answer) => answer.sent,
+            Self::NoDirectory { sent } => *sent,
+        }
+    }
+}
+
+/// Names that single answers told of; beyond, the one used longest ago is forgotten, and what the
+/// last listing said holds again.
+const TOLD_MAX: usize = 4096;
+
+/// Bytes of one in the table, beside the name: list links, hash slot, the tag's own allocation.
+/// This and the next by the resident set of 200,000 of them (glibc, x86-64, `lru` 0.19).
+const TOLD_BYTES: usize = size_of::<Told>() + 170;
+
+/// Bytes of a directory without any listing, in the tree's table, beside its path.
+const DIRECTORY_BYTES: usize = size_of::<Directory>() + 420;
+
+/// The lookup that lists an unknown directory, rather than ask for its name alone.
+const LOOKUP_THAT_LISTS: u32 = 3;
+
+/// A larger directory is never listed behind: it is 60 s old, at `auto`, before it may be.
+pub(super) const REFRESH_PAGES_MAX: usize = 30;
+
+/// How long a denied LIST is not tried again.
+const DENIED_FOR: Duration = Duration::from_secs(60);
+
+/// How to answer a lookup.
+#[derive(Debug)]
+pub(super) enum Plan {
+    /// This is known.
+    Answer(Answer),
+    /// This is known, and its time is over: list the directory again behind.
+    AnswerAndRefresh(Answer),
+    /// List the directory, from its first page on.
+    ListPage,
+    /// One LIST of exactly that name; and list the directory again behind, when it is worth it.
+    ListName { refresh: bool },
+    /// HEAD of the name, and LIST of the directory of that name.
+    Probe,
+}
+
+/// How to open a directory.
+pub(super) enum Opening {
+    /// This listing is good.
+    Known(Arc<Snapshot>),
+    /// This one is good enough while the directory is listed again behind.
+    KnownAndRefresh(Arc<Snapshot>),
+    /// This one has just begun.
+    Begun(Arc<Snapshot>),
+    /// LIST was denied, less than a minute ago.
+    Denied,
+}
+
+impl Directory {
+    pub(super) fn new(path: &DirPath, scales: &Scales) -> Self {
+        let state = State {
+            newest: None,
+            older: None,
+            told: LruCache::unbounded(),
+            n_asked: 0,
+            denied: None,
+            weight: scales.weight(DIRECTORY_BYTES + path.as_str().len()),
+        };
+        Self { path: path.clone(), state: Mutex::new(state) }
+    }
+
+    /// How to answer a lookup of `name`, and counts it if something must be asked.
+    pub(super) fn plan(&self, name: &str, ages: &Ages, now: Instant) -> Plan {
+        let mut state = self.state.lock();
+        let best = state.best(name);
+        if let Some(answer) = &best {
+            if !ages.left(answer, now).is_zero() {
+                return Plan::Answer(answer.clone());
+            }
+            let from_listing = matches!(answer.source, Source::Listing { .. });
+            let present = answer.what != What::Absent;
+            if from_listing && present && ages.answers_on(answer.n_pages, answer.sent, now) {
+                return Plan::AnswerAndRefresh(answer.clone());
+            }
+        }
+        if state.is_denied(now) {
+            return Plan::Probe;
+        }
+        state.n_asked = state.n_asked.saturating_add(1);
+        let worth_listing = state.n_asked >= LOOKUP_THAT_LISTS;
+        let Some(newest) = &state.newest else {
+            return match best {
+                _ if worth_listing => Plan::ListPage,
+                Some(_) => Plan::ListName { refresh: false },
+                None => Plan::Probe,
+            };
+        };
+        let n_pages = newest.n_pages();
+        match best {
+            // The first page is on its way, or failed the last time.
+            _ if n_pages == 0 => Plan::ListPage,
+            // The same price as one name, and it answers every name on the page.
+            Some(_) if n_pages == 1 && newest.says(name).is_some() => Plan::ListPage,
+            Some(_) => Plan::ListName {
+                refresh: worth_listing
+                    && newest.is_complete()
+                    && n_pages <= REFRESH_PAGES_MAX
+                    && ages.keep_anything(),
+            },
+            // It lies beyond what was listed of a large directory.
+            None => Plan::Probe,
+        }
+    }
+
+    /// The last that was heard of `name`, however long ago: for when nothing can be asked. An
+    /// absence counts only from a complete listing.
+    pub(super) fn last_known(&self, name: &str) -> Option<Answer> {
+        let complete = Source::Listing { is_complete: true };
+        let answer = self.state.lock().best(name)?;
+        (answer.what != What::Absent || answer.source == complete).then_some(answer)
+    }
+
+    /// What its own listing says of its existence: what there is of it counts as one answer.
+    pub(super) fn own_answer(&self, ages: &Ages, now: Instant) -> Option<Answer> {
+        let state = self.state.lock();
+        let newest = state.newest.as_ref()?;
+        let answer = Answer {
+            what: What::Directory { listable: true },
+            sent: newest.sent()?,
+            n_pages: newest.n_pages(),
+            source: Source::Single,
+        };
+        let holds = newest.has_keys() == Some(true) && !ages.left(&answer, now).is_zero();
+        holds.then_some(answer)
+    }
+
+    /// The listing for a new reader.
+    pub(super) fn open(
+        &self,
+        begin: impl FnOnce() -> Snapshot,
+        ages: &Ages,
+        now: Instant,
+    ) -> Opening {
+        let mut state = self.state.lock();
+        let fresh = state.newest.as_ref().filter(|newest| state.is_fresh(newest, ages, now));
+        if let Some(fresh) = fresh
+            && fresh.is_complete()
+        {
+            return Opening::Known(Arc::clone(fresh));
+        }
+        for old in [&state.newest, &state.older].into_iter().flatten() {
+            if let Some(sent) = old.sent()
+                && old.is_complete()
+                && ages.answers_on(old.n_pages(), sent, now)
+            {
+                return Opening::KnownAndRefresh(Arc::clone(old));
+            }
+        }
+        if let Some(fresh) = fresh {
+            return Opening::Known(Arc::clone(fresh));
+        }
+        match &state.denied {
+            Some(_) if state.is_denied(now) => Opening::Denied,
+            _ => Opening::Begun(state.begin(begin)),
+        }
+    }
+
+    /// A new listing, or the one whose first page is on its way.
+    pub(super) fn begin(&self, begin: impl FnOnce() -> Snapshot) -> Arc<Snapshot> {
+        self.state.lock().begin(begin)
+    }
+
+    /// The listing that is to take the place of one whose time is over, and how many pages of it
+    /// are worth asking for: as many as there were, where those were not all.
+    pub(super) fn begin_refresh(
+        &self,
+        begin: impl FnOnce() -> Snapshot,
+        ages: &Ages,
+        now: Instant,
+    ) -> (Arc<Snapshot>, usize) {
+        let mut state = self.state.lock();
+        let begun = match &state.newest {
+            Some(newest) if state.is_fresh(newest, ages, now) => Arc::clone(newest),
+            _ => state.begin(begin),
+        };
+        let n_pages = match &state.older {
+            Some(older) if older.is_complete() => REFRESH_PAGES_MAX,
+            Some(older) => older.n_pages(),
+            None => 1,
+        };
+        (begun, n_pages)
+    }
+
+    /// What holds of `name` now that a listing gave `answer`: that, unless a newer answer came.
+    pub(super) fn newest_of(&self, name: &str, answer: Answer) -> Answer {
+        let best = self.state.lock().best(name);
+        best.filter(|best| best.sent > answer.sent).unwrap_or(answer)
+    }
+
+    /// For when nothing can be asked: the last complete listing, however old.
+    pub(super) fn last_complete(&self) -> Option<Arc<Snapshot>> {
+        let state = self.state.lock();
+        let mut known = [&state.newest, &state.older].into_iter().flatten();
+        known.find(|listing| listing.is_complete()).map(Arc::clone)
+    }
+
+    /// Writes down that LIST of it is denied.
+    pub(super) fn deny(&self, sent: Instant, err: StoreError) {
+        self.state.lock().denied = Some((sent, err));
+    }
+
+    /// What the last LIST of it was denied with.
+    pub(super) fn denial(&self) -> Option<StoreError> {
+        self.state.lock().denied.as_ref().map(|(_, err)| err.clone())
+    }
+
+    /// A page of `listing` has come: forgets what it has made obsolete.
+    pub(super) fn settle(&self, listing: &Arc<Snapshot>) {
+        let mut state = self.state.lock();
+        state.denied = None;
+        if !state.newest.as_ref().is_some_and(|newest| Arc::ptr_eq(newest, listing))
+            || !listing.is_complete()
+        {
+            return;
+        }
+        state.n_asked = 0;
+        let Some(sent) = listing.sent() else { return };
+        let obsolete: Vec<Box<str>> = state
+            .told
+            .iter()
+            .filter(|(_, told)| told.sent() < sent)
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in obsolete {
+            state.forget(&name);
+        }
+        let older = state.older.take();
+        drop(state);
+        // Thousands of names may go with it: not under the lock.
+        drop(older);
+    }
+
+    /// A single request was answered. Gives what holds of the name then, which may be newer.
+    pub(super) fn tell(&self, name: &str, answer: Answer) -> Answer {
+        let mut state = self.state.lock();
+        match state.best(name) {
+            Some(best) if best.sent > answer.sent => best,
+            _ => {
+                state.put(name, Told::Answer(answer.clone()));
+                answer
+            }
+        }
+    }
+
+    /// A GET or HEAD for the bytes of `name` told what is current. It does not speak of a directory
+    /// of that name, which goes on hiding the object.
+    pub(super) fn learn(&self, name: &str, answer: Answer, ages: &Ages, now: Instant) {
+        let mut state = self.state.lock();
+        if let Some(best) = state.best(name) {
+            let is_directory = matches!(best.what, What::Directory { .. });
+            // A listing of many pages holds longer than one answer that says the same.
+            let holds_longer =
+                best.what == answer.what && ages.left(&best, now) >= ages.left(&answer, now);
+            if is_directory || best.sent > answer.sent || holds_longer {
+                return;
+            }
+        }
+        state.put(name, Told::Answer(answer));
+    }
+
+    /// The directory `name` in this one was found to be gone.
+    pub(super) fn lose_directory(&self, name: &str, sent: Instant) {
+        self.state.lock().put(name, Told::NoDirectory { sent });
+    }
+
+    /// What single answers said that `listing` may not know, in directory order.
+    pub(super) fn told_since(&self, listing: &Snapshot) -> Vec<(Box<str>, Told)> {
+        let Some(sent) = listing.sent() else { return Vec::new() };
+        let state = self.state.lock();
+        let newer = state.told.iter().filter(|(_, told)| told.sent() >= sent);
+        let mut told: Vec<_> = newer.map(|(name, told)| (name.clone(), told.clone())).collect();
+        drop(state);
+        told.sort_by(|(a, _), (b, _)| directory_order(a, b));
+        told
+    }
+
+    /// Whether somebody reads a listing of it, so that to forget it would free nothing.
+    pub(super) fn is_read(&self) -> bool {
+        let state = self.state.lock();
+        let mut known = [&state.newest, &state.older].into_iter().flatten();
+        known.any(|listing| Arc::strong_count(listing) > 1)
+    }
+
+    /// What forgetting it would free.
+    pub(super) fn bytes(&self) -> u64 {
+        let state = self.state.lock();
+        let known = [&state.newest, &state.older].into_iter().flatten();
+        state.weight.bytes() + known.map(|listing| listing.bytes()).sum::<u64>()
+    }
+}
+
+impl State {
+    /// The newest that is known of `name`.
+    fn best(&mut self, name: &str) -> Option<Answer> {
+        let told = self.told.get(name);
+        let gone = match told {
+            Some(Told::NoDirectory { sent }) => Some(*sent),
+            _ => None,
+        };
+        let told = match told {
+            Some(Told::Answer(answer)) => Some(answer.clone()),
+            _ => None,
+        };
+        let listed = |listing: &Option<Arc<Snapshot>>| {
+            let answer = listing.as_ref()?.says(name)?;
+            let is_directory = matches!(answer.what, What::Directory { .. });
+            let is_gone = is_directory && gone.is_some_and(|gone| gone >= answer.sent);
+            (!is_gone).then_some(answer)
+        };
+        // Of two of one age the last is taken: what was said of this very name.
+        let known = [listed(&self.older), listed(&self.newest), told];
+        known.into_iter().flatten().max_by_key(|answer| answer.sent)
+    }
+
+    fn is_denied(&self, now: Instant) -> bool {
+        let age = |(sent, _): &(Instant, StoreError)| now.saturating_duration_since(*sent);
+        self.denied.as_ref().is_some_and(|denied| age(denied) < DENIED_FOR)
+    }
+
+    fn is_fresh(&self, listing: &Snapshot, ages: &Ages, now: Instant) -> bool {
+        let Some(sent) = listing.sent() else { return false };
+        let age = now.saturating_duration_since(sent);
+        let ttl = match listing.has_keys() {
+            Some(false) => ages.negative,
+            _ => ages.metadata(listing.n_pages()),
+        };
+        !ttl.left(age).is_zero()
+    }
+
+    fn begin(&mut self, begin: impl FnOnce() -> Snapshot) -> Arc<Snapshot> {
+        if let Some(newest) = &self.newest
+            && newest.n_pages() == 0
+        {
+            return Arc::clone(newest);
+        }
+        let begun = Arc::new(begin());
+        let before = self.newest.replace(Arc::clone(&begun));
+        // A complete listing is worth more than a newer one that somebody left half-way.
+        if before.as_ref().is_some_and(|before| before.is_complete()) || self.older.is_none() {
+            self.older = before;
+        }
+        begun
+    }
+
+    fn put(&mut self, name: &str, told: Told) {
+        if self.told.get(name).is_some_and(|before| before.sent() > told.sent()) {
+            return;
+        }
+        if self.told.put(name.into(), told).is_none() {
+            self.weight.add(TOLD_BYTES + name.len());
+        }
+        if self.told.len() > TOLD_MAX
+            && let Some((name, _)) = self.told.pop_lru()
+        {
+            self.weight.remove(TOLD_BYTES + name.len());
+        }
+    }
+
+    fn forget(&mut self, name: &str) {
+        if self.told.pop(name).is_some() {
+            self.weight.remove(TOLD_BYTES + name.len());
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Reading a directory: one reader's snapshot, and positions in it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::answer::{Answer, Source, What};
+use super::block::Block;
+use super::directory::{Directory, Told};
+use super::name::directory_order;
+use super::snapshot::Snapshot;
+use super::{Found, Tree, found};
+use crate::error::FsError;
+
+/// One entry of a directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    pub name: Arc<str>,
+    pub found: Found,
+    /// As in [`super::Lookup`].
+    pub valid_for: Duration,
+}
+
+/// An open directory. Two readers may use one: a read names its position.
+pub struct DirHandle {
+    tree: Arc<Tree>,
+    directory: Arc<Directory>,
+    /// `None` after a rewind: the next read takes a new one.
+    view: Mutex<Option<View>>,
+}
+
+/// A listing as one reader sees it: with what single answers told beside it when it was opened.
+/// Invariant: segments are only added, so a position means one entry.
+struct View {
+    listing: Arc<Snapshot>,
+    segments: Vec<Segment>,
+    n_entries: u64,
+    n_blocks: usize,
+    /// What single answers told, in directory order, as far as the listing has not come.
+    told: VecDeque<(Box<str>, Told)>,
+    is_complete: bool,
+}
+
+/// Entries that follow each other.
+struct Segment {
+    /// The position of the first.
+    start: u64,
+    content: Content,
+}
+
+enum Content {
+    Rows { block: Arc<Block>, first: usize, len: usize },
+    Single { name: Box<str>, answer: Answer },
+}
+
+impl DirHandle {
+    pub(super) fn new(tree: Arc<Tree>, directory: Arc<Directory>, listing: Arc<Snapshot>) -> Self {
+        let view = Mutex::new(Some(View::new(&directory, listing)));
+        Self { tree, directory, view }
+    }
+
+    /// At most `max` entries from `position` on, in directory order; none is the end. Waits until
+    /// one is known, no longer. After an error the next read asks again from where it failed.
+    pub async fn read(&self, position: u64, max: usize) -> Result<Vec<Entry>, FsError> {
+        loop {
+            let (listing, is_complete) = match self.known(position, max) {
+                Some((entries, _, _)) if !entries.is_empty() => return Ok(entries),
+                Some((_, listing, is_complete)) => (listing, is_complete),
+                None => {
+                    // It may have been forgotten, and known anew, since the handle was opened.
+                    let directory = self.tree.directory(&self.directory.path);
+                    let listing = self.tree.open_listing(&directory).await?;
+                    let view = View::new(&directory, listing);
+                    self.view.lock().get_or_insert(view);
+                    continue;
+                }
+            };
+            if is_complete {
+                return Ok(Vec::new());
+            }
+            if let Some(page) = self.tree.next_page(&self.directory, &listing) {
+                page.landed().await?;
+            }
+        }
+    }
+
+    /// Takes a new snapshot with the next read, as rewinddir(3) wants it.
+    pub fn rewind(&self) {
+        let before = self.view.lock().take();
+        drop(before);
+    }
+
+    /// What is known from `position` on, and whether nothing follows it; asks for the next page when
+    /// the last known one is being read. `None` after a rewind.
+    fn known(&self, position: u64, max: usize) -> Option<(Vec<Entry>, Arc<Snapshot>, bool)> {
+        let mut guard = self.view.lock();
+        let view = guard.as_mut()?;
+        view.take_blocks();
+        let entries = view.entries(position, max.max(1), &self.tree, &self.directory);
+        let (listing, is_complete) = (Arc::clone(&view.listing), view.is_complete);
+        let is_last = view.is_in_last_block(position + entries.len() as u64);
+        drop(guard);
+        if is_last && !entries.is_empty() {
+            // One page of look-ahead. Nobody waits for it; should it fail, who needs it asks again.
+            drop(self.tree.next_page(&self.directory, &listing));
+        }
+        Some((entries, listing, is_complete))
+    }
+}
+
+impl View {
+    fn new(directory: &Directory, listing: Arc<Snapshot>) -> Self {
+        let told = directory.told_since(&listing).into();
+        Self { listing, segments: Vec::new(), n_entries: 0, n_blocks: 0, told, is_complete: false }
+    }
+
+    /// Takes in what the listing has got since the last time.
+    fn take_blocks(&mut self) {
+        if self.is_complete {
+            return;
+        }
+        let (blocks, is_complete) = self.listing.blocks_after(self.n_blocks);
+        self.n_blocks += blocks.len();
+        for block in blocks {
+            self.take_block(&block);
+        }
+        if is_complete {
+            while let Some((name, told)) = self.told.pop_front() {
+                self.add_told(name, told);
+            }
+        }
+        self.is_complete = is_complete;
+    }
+
+    fn take_block(&mut self, block: &Arc<Block>) {
+        let mut next = 0;
+        while let Some((name, told)) =
+            self.told.pop_front_if(|(name, _)| directory_order(name, block.last_name()).is_le())
+        {
+            match block.search(&name) {
+                Ok(index) if told.sent() >= block.sent => {
+                    self.add_rows(block, next, index);
+                    next = index + 1;
+                    let is_directory = block.row(index).version.is_none();
+                    match told {
+                        Told::Answer(answer) => self.add_single(name, answer),
+                        Told::NoDirectory { .. } if is_directory => {}
+                        Told::NoDirectory { .. } => self.add_rows(block, index, next),
+                    }
+                }
+                // The page is newer.
+                Ok(_) => {}
+                Err(index) => {
+                    self.add_rows(block, next, index);
+                    next = index;
+                    self.add_told(name, told);
+                }
+            }
+        }
+        self.add_rows(block, next, block.len());
+    }
+
+    /// A name that the listing does not have.
+    fn add_told(&mut self, name: Box<str>, told: Told) {
+        if let Told::Answer(answer) = told
+            && self.listing.passed_at(&name).is_none_or(|passed| answer.sent >= passed)
+        {
+            self.add_single(name, answer);
+        }
+    }
+
+    fn add_single(&mut self, name: Box<str>, answer: Answer) {
+        if answer.what != What::Absent {
+            self.add(Content::Single { name, answer }, 1);
+        }
+    }
+
+    fn add_rows(&mut self, block: &Arc<Block>, first: usize, end: usize) {
+        if first < end {
+            let len = end - first;
+            self.add(Content::Rows { block: Arc::clone(block), first, len }, len);
+        }
+    }
+
+    fn add(&mut self, content: Content, len: usize) {
+        self.segments.push(Segment { start: self.n_entries, content });
+        self.n_entries += len as u64;
+    }
+
+    /// Whether `position` lies in, or just after, the last that has come.
+    fn is_in_last_block(&self, position: u64) -> bool {
+        let last = self.segments.last().map_or(0, |segment| segment.start);
+        !self.is_complete && position > last
+    }
+
+    fn entries(&self, position: u64, max: usize, tree: &Tree, dir: &Directory) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        let (n_pages, now) = (self.listing.n_pages(), Instant::now());
+        let entry = |name: &str, answer: Answer| {
+            let valid_for = tree.ages.valid_for(&answer, now);
+            found(&dir.path, name, answer.what).map(|found| Entry {
+                name: name.into(),
+                found,
+                valid_for,
+            })
+        };
+        let at = self.segments.partition_point(|segment| segment.start <= position);
+        for segment in &self.segments[at.saturating_sub(1)..] {
+            let skip =
+                usize::try_from(position.saturating_sub(segment.start)).unwrap_or(usize::MAX);
+            match &segment.content {
+                Content::Rows { block, first, len } => {
+                    let wanted = skip.min(*len)..*len;
+                    for index in wanted.take(max - entries.len()) {
+                        let row = block.row(first + index);
+                        let what =
+                            row.version.map_or(What::Directory { listable: true }, What::File);
+                        let source = Source::Listing { is_complete: self.is_complete };
+                        let answer = Answer { what, sent: block.sent, n_pages, source };
+                        entries.extend(entry(row.name, answer));
+                    }
+                }
+                Content::Single { name, answer } if skip == 0 && entries.len() < max => {
+                    entries.extend(entry(name, answer.clone()));
+                }
+                Content::Single { .. } => {}
+            }
+            if entries.len() >= max {
+                break;
+            }
+        }
+        entries
+    }
+}

@@ -1,0 +1,427 @@
+//! Pages in, ordered entries out. Pure: no I/O, no clock (the stamp of a page is a plain value).
+//!
+//! S3 lists in the order of keys, where `a-x` and `a.txt` lie between the object `a` and the
+//! directory `a/`. Entries come out in [`directory_order`], so a file is held back until the listing
+//! has passed the place where a directory of its name would stand.
+
+use std::cmp::Ordering;
+
+use tokio::time::Instant;
+
+use super::name::{directory_order, is_presentable};
+use crate::object::Version;
+use crate::store::ListPage;
+
+/// One name of a directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Item {
+    pub(super) name: String,
+    /// `None` is a directory.
+    pub(super) version: Option<Version>,
+    /// When the request was sent whose page had it.
+    pub(super) sent: Instant,
+}
+
+/// What a page gave.
+#[derive(Default, Debug)]
+pub(super) struct Gain {
+    /// In directory order, after all that came out before.
+    pub(super) items: Vec<Item>,
+    /// Objects that a directory of the same name hides.
+    pub(super) shadowed: Vec<String>,
+    /// Names that cannot be shown.
+    pub(super) n_hidden: usize,
+}
+
+/// The listing of one directory while its pages come in.
+pub(super) struct Assembly {
+    prefix: String,
+    /// Files before whose place in directory order the listing stands. Invariant: each is a prefix
+    /// of the next and of `last`, so there are at most as many as a name has bytes, and the last of
+    /// them comes first in directory order.
+    held: Vec<Item>,
+    /// The last key or common prefix so far, without `prefix`.
+    last: String,
+    /// The directory that came out last; some servers repeat one at a page boundary.
+    last_directory: Option<String>,
+    /// All that has come since the server was found to list in another order, or everything where
+    /// that was known from the start. Sorted when the listing ends.
+    unordered: Option<Vec<Item>>,
+    has_keys: bool,
+}
+
+impl Assembly {
+    /// `ordered` is false where the server is known to list in another order than that of keys.
+    pub(super) fn new(prefix: &str, ordered: bool) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+            held: Vec::new(),
+            last: String::new(),
+            last_directory: None,
+            unordered: (!ordered).then(Vec::new),
+            has_keys: false,
+        }
+    }
+
+    /// Whether any key was seen, a marker or a name that cannot be shown included.
+    pub(super) fn has_keys(&self) -> bool {
+        self.has_keys
+    }
+
+    /// Whether the server has listed in the order of keys so far.
+    pub(super) fn is_ordered(&self) -> bool {
+        self.unordered.is_none()
+    }
+
+    /// The last key or common prefix so far, without the directory's prefix.
+    pub(super) fn last(&self) -> &str {
+        &self.last
+    }
+
+    /// Whether everything about `name` has been seen: an object and a directory of that name would
+    /// have come by now. The second condition is for servers whose other order shows only later.
+    pub(super) fn has_passed(&self, name: &str) -> bool {
+        let stem = self.last.strip_suffix('/').unwrap_or(&self.last);
+        self.is_ordered() && raw_order((name, true), split(&self.last)).is_le() && name < stem
+    }
+
+    /// Takes the next page; one without a continuation is the last. `is_given` says whether a name
+    /// came out before; only the end of an unordered listing asks.
+    pub(super) fn push(
+        &mut self,
+        page: ListPage,
+        sent: Instant,
+        is_given: impl Fn(&str) -> bool,
+    ) -> Gain {
+        let is_last = page.continuation.is_none();
+        let mut gain = Gain::default();
+        let items = self.read(page, sent);
+        for item in items {
+            if !is_presentable(&item.name) {
+                gain.n_hidden += 1;
+                // Two of them may stand at one place; what they release is all that counts.
+                self.release_before(&item, &mut gain);
+            } else if let Some(unordered) = &mut self.unordered {
+                unordered.push(item);
+            } else {
+                self.place(item, &mut gain);
+            }
+        }
+        if is_last {
+            // Taken, not drained: small directories are many, and room for four items is 400 bytes.
+            gain.items.extend(std::mem::take(&mut self.held).into_iter().rev());
+            self.last_directory = None;
+            if let Some(unordered) = self.unordered.take() {
+                let (items, shadowed) = sorted(unordered);
+                gain.items.extend(items.into_iter().filter(|item| !is_given(&item.name)));
+                gain.shadowed.extend(shadowed);
+                self.unordered = Some(Vec::new());
+            }
+        }
+        gain
+    }
+
+    /// The page's items in the order of keys. Notices a server with another order, upon which what
+    /// is held joins the unordered rest.
+    fn read(&mut self, page: ListPage, sent: Instant) -> Vec<Item> {
+        let mut items = Vec::with_capacity(page.objects.len() + page.prefixes.len());
+        let mut in_order = true;
+        let mut add = |key: &str, version: Option<Version>, before: &mut String| {
+            let Some(rest) = key.strip_prefix(self.prefix.as_str()) else { return };
+            in_order &= before.as_str() <= rest;
+            before.clear();
+            before.push_str(rest);
+            self.has_keys = true;
+            if rest.is_empty() {
+                return; // The directory's own marker.
+            }
+            // A server that ignores the delimiter gives keys below: they mean the directory.
+            let (name, version) = match rest.split_once('/') {
+                Some((name, _)) => (name, None),
+                None => (rest, version),
+            };
+            items.push(Item { name: name.to_owned(), version, sent });
+        };
+        let mut before = String::new();
+        for object in page.objects {
+            add(&object.key, Some(object.version), &mut before);
+        }
+        before.clear();
+        for prefix in &page.prefixes {
+            add(prefix, None, &mut before);
+        }
+        items.sort_by(|a, b| raw_order(raw(a), raw(b)));
+        if let (Some(first), Some(last)) = (items.first(), items.last()) {
+            in_order &= raw_order(split(&self.last), raw(first)).is_le();
+            let slash = if last.version.is_none() { "/" } else { "" };
+            self.last = format!("{}{slash}", last.name);
+        }
+        if !in_order && self.is_ordered() {
+            self.unordered = Some(std::mem::take(&mut self.held));
+        }
+        items
+    }
+
+    fn place(&mut self, item: Item, gain: &mut Gain) {
+        self.release_before(&item, gain);
+        if item.version.is_some() {
+            // A key that a server gives twice, at the end of one page and the start of the next.
+            if self.held.last().is_none_or(|held| held.name != item.name) {
+                self.held.push(item);
+            }
+            return;
+        }
+        if self.held.last().is_some_and(|held| held.name == item.name) {
+            self.held.pop();
+            gain.shadowed.push(item.name.clone());
+        }
+        if self.last_directory.as_ref() != Some(&item.name) {
+            self.last_directory = Some(item.name.clone());
+            gain.items.push(item);
+        }
+    }
+
+    /// Lets go of the held files whose place lies before `next`.
+    fn release_before(&mut self, next: &Item, gain: &mut Gain) {
+        while let Some(held) =
+            self.held.pop_if(|held| raw_order((&held.name, true), raw(next)).is_lt())
+        {
+            gain.items.push(held);
+        }
+    }
+}
+
+/// A name and whether a `/` follows: a key or common prefix without the directory's prefix.
+type Raw<'a> = (&'a str, bool);
+
+fn raw(item: &Item) -> Raw<'_> {
+    (&item.name, item.version.is_none())
+}
+
+fn split(rest: &str) -> Raw<'_> {
+    rest.strip_suffix('/').map_or((rest, false), |name| (name, true))
+}
+
+/// S3's order: that of the bytes of keys.
+fn raw_order(a: Raw<'_>, b: Raw<'_>) -> Ordering {
+    if a.0 == b.0 {
+        return a.1.cmp(&b.1);
+    }
+    let tail = |slash: bool| if slash { "/" } else { "" };
+    a.0.bytes().chain(tail(a.1).bytes()).cmp(b.0.bytes().chain(tail(b.1).bytes()))
+}
+
+/// In directory order, each name once, the directory before the object; and the names of objects
+/// that a directory hides.
+fn sorted(mut items: Vec<Item>) -> (Vec<Item>, Vec<String>) {
+    items.sort_by(|a, b| {
+        directory_order(&a.name, &b.name)
+            .then_with(|| a.version.is_some().cmp(&b.version.is_some()))
+    });
+    let mut shadowed = Vec::new();
+    items.dedup_by(|next, kept| {
+        let same = next.name == kept.name;
+        if same && kept.version.is_none() && next.version.is_some() {
+            shadowed.push(next.name.clone());
+        }
+        same
+    });
+    (items, shadowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::object::Object;
+
+    fn version(size: u64) -> Version {
+        Version { etag: None, size, modified: 0 }
+    }
+
+    /// What a server shows of `p/`: keys and common prefixes in its order.
+    fn rolled(keys: &[String]) -> Vec<String> {
+        let mut all: Vec<String> = keys
+            .iter()
+            .map(|key| key.find('/').map_or_else(|| key.clone(), |at| key[..=at].to_owned()))
+            .collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    fn pages(entries: &[String], page_keys: usize) -> Vec<ListPage> {
+        let mut pages: Vec<ListPage> = entries
+            .chunks(page_keys)
+            .map(|chunk| {
+                let mut page =
+                    ListPage { continuation: Some("more".into()), ..ListPage::default() };
+                for entry in chunk {
+                    let key = format!("p/{entry}");
+                    if entry.ends_with('/') {
+                        page.prefixes.push(key);
+                    } else {
+                        let version = version(entry.len() as u64);
+                        page.objects.push(Object { key: key.into(), version });
+                    }
+                }
+                page
+            })
+            .collect();
+        match pages.last_mut() {
+            Some(last) => last.continuation = None,
+            None => pages.push(ListPage::default()),
+        }
+        pages
+    }
+
+    fn push(assembly: &mut Assembly, page: ListPage) -> Gain {
+        assembly.push(page, Instant::now(), |_| false)
+    }
+
+    fn run(entries: &[String], page_keys: usize, ordered: bool) -> (Vec<String>, Vec<String>) {
+        let mut assembly = Assembly::new("p/", ordered);
+        let (mut shown, mut shadowed) = (Vec::new(), Vec::new());
+        for page in pages(entries, page_keys) {
+            let is_given =
+                |name: &str| shown.iter().any(|given: &String| given.trim_end_matches('/') == name);
+            let gain = assembly.push(page, Instant::now(), is_given);
+            shadowed.extend(gain.shadowed);
+            shown.extend(gain.items.into_iter().map(|item| {
+                let slash = if item.version.is_none() { "/" } else { "" };
+                format!("{}{slash}", item.name)
+            }));
+        }
+        (shown, shadowed)
+    }
+
+    fn check(entries: &[&str], page_keys: usize, expected: &[&str]) {
+        let entries: Vec<String> = entries.iter().map(|&entry| entry.to_owned()).collect();
+        assert_eq!(run(&entries, page_keys, true).0, expected, "pages of {page_keys}");
+    }
+
+    #[test]
+    fn a_directory_hides_a_file_of_its_name_even_on_another_page() {
+        check(&["a", "a-", "a.txt", "a/"], 1, &["a-", "a.txt", "a/"]);
+        let entries = ["a", "a-", "a/"].map(str::to_owned);
+        assert_eq!(run(&entries, 1, true).1, ["a"]);
+    }
+
+    #[test]
+    fn a_file_stands_where_a_directory_of_its_name_would() {
+        check(
+            &["a", "a-", "a--", "a-x", "a.txt", "a0"],
+            2,
+            &["a--", "a-", "a-x", "a.txt", "a", "a0"],
+        );
+    }
+
+    #[test]
+    fn a_first_page_reaches_the_reader_except_for_what_is_a_prefix_of_its_last_key() {
+        let mut assembly = Assembly::new("p/", true);
+        let entries = ["a", "b", "b-1", "b-2", "c"].map(str::to_owned);
+        let first = pages(&entries, 4).remove(0);
+        let names: Vec<String> =
+            push(&mut assembly, first).items.into_iter().map(|item| item.name).collect();
+        assert_eq!(names, ["a", "b-1"], "b and b-2 may still be directories");
+        assert!(assembly.has_passed("a") && assembly.has_passed("aa"));
+        assert!(!assembly.has_passed("b") && !assembly.has_passed("b-2"));
+    }
+
+    #[test]
+    fn names_that_cannot_be_shown_are_counted_and_shown_as_nothing() {
+        let mut assembly = Assembly::new("p/", true);
+        let entries = [".", "/", "ok", "x\0y"].map(str::to_owned);
+        let gain = push(&mut assembly, pages(&entries, 9).remove(0));
+        assert_eq!((gain.items.len(), gain.n_hidden), (1, 3));
+        assert!(assembly.has_keys());
+    }
+
+    #[test]
+    fn the_marker_is_no_entry_but_a_key() {
+        let mut assembly = Assembly::new("p/", true);
+        let gain = push(&mut assembly, pages(&[String::new()], 9).remove(0));
+        assert!(gain.items.is_empty() && gain.n_hidden == 0 && assembly.has_keys());
+    }
+
+    #[test]
+    fn a_common_prefix_that_a_server_repeats_on_the_next_page_is_shown_once() {
+        check(&["a/", "a/", "b", "b"], 1, &["a/", "b"]);
+    }
+
+    #[test]
+    fn what_another_order_may_still_bring_is_not_passed_before_that_order_is_noticed() {
+        let mut assembly = Assembly::new("p/", true);
+        push(&mut assembly, pages(&["a/", "a-b"].map(str::to_owned), 1).remove(0));
+        assert!(assembly.is_ordered() && !assembly.has_passed("a-b") && assembly.has_passed("0"));
+    }
+
+    #[test]
+    fn tree_order_is_noticed_and_each_name_comes_once() {
+        let entries = ["a/", "a-b", "b"].map(str::to_owned);
+        let (mut shown, _) = run(&entries, 1, true);
+        shown.sort();
+        assert_eq!(shown, ["a-b", "a/", "b"]);
+        assert_eq!(run(&entries, 1, false).0, ["a-b", "a/", "b"], "known from the start: in order");
+    }
+
+    fn expected(keys: &[String]) -> Vec<String> {
+        let mut model = BTreeMap::new();
+        for entry in rolled(keys) {
+            let name = entry.trim_end_matches('/');
+            if is_presentable(name) {
+                // `a/` comes after `a` and takes its place.
+                model.insert(format!("{name}/"), entry.clone());
+            }
+        }
+        model.into_values().collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn any_page_size_gives_the_same_entries_in_order_each_once(
+            keys in prop::collection::vec("[ab./0é-]{1,6}", 0..40), page_keys in 1_usize..12,
+        ) {
+            prop_assert_eq!(run(&rolled(&keys), page_keys, true).0, expected(&keys));
+        }
+
+        #[test]
+        fn any_order_gives_each_entry_once(
+            keys in prop::collection::vec("[ab./0é-]{1,6}", 0..40),
+            page_keys in 1_usize..12,
+            known in any::<bool>(),
+        ) {
+            let mut entries = rolled(&keys);
+            entries.reverse();
+            let (mut shown, _) = run(&entries, page_keys, !known || entries.len() < 2);
+            let mut names: Vec<_> = expected(&keys);
+            if !known {
+                // What came out before the order was noticed keeps its place.
+                shown.sort();
+                names.sort();
+            }
+            prop_assert_eq!(shown, names);
+        }
+
+        #[test]
+        fn what_has_been_passed_is_known(
+            keys in prop::collection::vec("[ab./0é-]{1,6}", 1..40), page_keys in 1_usize..12,
+            name in "[ab.0é-]{1,4}",
+        ) {
+            let all = expected(&keys);
+            let mut assembly = Assembly::new("p/", true);
+            let mut shown = Vec::new();
+            for page in pages(&rolled(&keys), page_keys) {
+                shown.extend(push(&mut assembly, page).items.into_iter().map(|i| i.name));
+                let exists = all.iter().any(|entry| entry.trim_end_matches('/') == name);
+                if assembly.has_passed(&name) && is_presentable(&name) {
+                    prop_assert_eq!(exists, shown.contains(&name));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! The namespace: what the bucket holds. Takes directory paths and names, gives what they mean and
+//! for how long that holds; knows nothing of inode numbers, handles of the kernel, or file bytes.
+//!
+//! Reading order: `name` and `listing` (which names there are, and their order), `block` and
+//! `snapshot` (a listing in memory), `answer` (how long it holds), `directory` (what is known of one
+//! directory, and what to ask next), `ask` (the requests), `handle` (reading a directory).
+//!
+//! Invariants: what is in memory is answered at the first poll and wakes nobody. Every request runs
+//! as a task of its own ([`flight`]); it writes down what it learnt before it wakes its waiters, and
+//! they take the answer from the flight, so that a time to live of 0 still answers them.
+//! Lock order: tree directories < state of one directory < state of one snapshot. None is held
+//! across an await.
+
+mod answer;
+mod ask;
+mod block;
+mod directory;
+mod flight;
+mod handle;
+mod listing;
+mod name;
+mod said;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+mod weight;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use lru::LruCache;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+pub use self::handle::{DirHandle, Entry};
+pub use self::name::{NAME_BYTES_MAX, is_presentable};
+
+use self::answer::{Ages, Answer, Source, What};
+use self::directory::{Directory, Opening, Plan};
+use self::flight::Flights;
+use self::name::KEY_BYTES_MAX;
+use self::said::{Said, Topic};
+use self::snapshot::{News, Snapshot};
+use self::weight::Scales;
+use crate::config::{MetadataTtl, Ttl};
+use crate::error::FsError;
+use crate::object::{DirPath, Object, Version};
+use crate::store::{ListPage, ObjectStore};
+
+/// What the tree shows, and how long it believes it.
+#[derive(Clone, Debug)]
+pub struct TreeConfig {
+    /// The mount's root. It exists, also when it is empty.
+    pub prefix: DirPath,
+    pub metadata_ttl: MetadataTtl,
+    pub negative_ttl: Ttl,
+    /// What is known of directories is bounded by this; beyond, those used longest ago are
+    /// forgotten and asked for again. What open handles read is kept, and may go beyond.
+    pub entries_bytes_max: u64,
+}
+
+/// What a name means.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Found {
+    File(Arc<Object>),
+    Directory {
+        path: DirPath,
+        /// The date of the directory. Always `None`, also where there is a marker object with a
+        /// date: the parent's listing does not tell it, and a date that comes and goes with what
+        /// happens to be known would give two archives of one bucket that differ.
+        modified: Option<i64>,
+        /// False where LIST is denied and the name is not an object that can be read: it may be a
+        /// directory, whose names can be looked up but not listed (mode 0111).
+        listable: bool,
+    },
+}
+
+/// The answer to a lookup.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Lookup {
+    /// `None`: there is no such name, which is certain.
+    pub found: Option<Found>,
+    /// What is left of the answer's time to live, counted from when its request was sent.
+    pub valid_for: Duration,
+}
+
+/// The names of one mount.
+pub struct Tree {
+    store: Arc<dyn ObjectStore>,
+    runtime: Handle,
+    root: DirPath,
+    ages: Ages,
+    bytes_max: u64,
+    scales: Scales,
+    /// Those used longest ago are forgotten when `scales` show more than `bytes_max`.
+    directories: Mutex<LruCache<DirPath, Arc<Directory>>>,
+    /// Questions about one name.
+    names: Flights<(DirPath, Box<str>), Answer>,
+    /// Directories that are listed again behind.
+    refreshes: Flights<DirPath, ()>,
+    /// Cleared for good when the server is found to list in another order than that of keys.
+    lists_in_order: AtomicBool,
+    said: Said,
+}
+
+impl Tree {
+    pub fn new(store: Arc<dyn ObjectStore>, runtime: Handle, config: TreeConfig) -> Arc<Self> {
+        let TreeConfig { prefix, metadata_ttl, negative_ttl, entries_bytes_max } = config;
+        Arc::new(Self {
+            store,
+            runtime,
+            root: prefix,
+            ages: Ages { metadata: metadata_ttl, negative: negative_ttl },
+            bytes_max: entries_bytes_max,
+            scales: Scales::default(),
+            directories: Mutex::new(LruCache::unbounded()),
+            names: Flights::new(),
+            refreshes: Flights::new(),
+            lists_in_order: AtomicBool::new(true),
+            said: Said::new(),
+        })
+    }
+
+    /// The LIST that proved bucket and credentials before mounting is the root's first page.
+    pub fn seed(&self, page: ListPage, sent: Instant) {
+        let directory = self.directory(&self.root);
+        let listing = directory.begin(|| self.begin(&directory));
+        match listing.push(page, sent) {
+            Ok(news) => self.note(&directory, &listing, &news),
+            Err(err) => debug!("the first page is asked for again: {err}"),
+        }
+    }
+
+    /// What `name` in `dir` means. An error says nothing of it.
+    pub async fn lookup(self: &Arc<Self>, dir: &DirPath, name: &str) -> Result<Lookup, FsError> {
+        if !is_presentable(name) || dir.as_str().len() + name.len() > KEY_BYTES_MAX {
+            return Ok(Lookup { found: None, valid_for: Duration::ZERO });
+        }
+        let directory = self.directory(dir);
+        let plan = directory.plan(name, &self.ages, Instant::now());
+        let asked = match plan {
+            Plan::Answer(answer) => Ok(answer),
+            Plan::AnswerAndRefresh(answer) => {
+                self.refresh(&directory);
+                Ok(answer)
+            }
+            plan => match self.listed_by_itself(dir, name) {
+                Some(answer) => Ok(answer),
+                None => self.ask(&directory, name, &plan).await,
+            },
+        };
+        let answer = match asked {
+            Err(err) if is_outage(&err) => {
+                let known = directory.last_known(name).ok_or_else(|| err.clone())?;
+                self.warn_of_outage(&err);
+                known
+            }
+            asked => asked?,
+        };
+        let valid_for = self.ages.valid_for(&answer, Instant::now());
+        Ok(Lookup { found: found(dir, name, answer.what), valid_for })
+    }
+
+    /// A reader of `dir`. Fails with `ListDenied` where LIST is denied, and with `NotFound` when
+    /// the bucket has no key in it, unless it is the root.
+    pub async fn open_dir(self: &Arc<Self>, dir: &DirPath) -> Result<DirHandle, FsError> {
+        let directory = self.directory(dir);
+        let listing = self.open_listing(&directory).await?;
+        Ok(DirHandle::new(Arc::clone(self), directory, listing))
+    }
+
+    /// An answer to a HEAD or GET that was sent at `sent` told the current version of `key`, or that
+    /// it is gone. What was told by an older request gives way at once, in lookups and in listings
+    /// that are opened from now on.
+    pub fn learn(&self, key: &str, version: Option<Version>, sent: Instant) {
+        let (dir, name) = key.split_at(key.rfind('/').map_or(0, |slash| slash + 1));
+        if !key.starts_with(self.root.as_str()) || !is_presentable(name) {
+            return;
+        }
+        let what = version.map_or(What::Absent, What::File);
+        let answer = Answer { what, sent, n_pages: 1, source: Source::Single };
+        let directory = self.directory(&DirPath::new(dir));
+        directory.learn(name, answer, &self.ages, Instant::now());
+        self.trim();
+    }
+
+    /// Bytes of all that is known, what open handles read included.
+    pub fn bytes(&self) -> u64 {
+        self.scales.bytes()
+    }
+
+    /// The listing for a new reader, which exists.
+    async fn open_listing(
+        self: &Arc<Self>,
+        directory: &Arc<Directory>,
+    ) -> Result<Arc<Snapshot>, FsError> {
+        let opening = directory.open(|| self.begin(directory), &self.ages, Instant::now());
+        let listing = match opening {
+            Opening::Known(listing) | Opening::Begun(listing) => listing,
+            Opening::KnownAndRefresh(listing) => {
+                self.refresh(directory);
+                listing
+            }
+            Opening::Denied => return Err(FsError::ListDenied),
+        };
+        match self.has_keys(directory, &listing).await {
+            Ok(has_keys) if has_keys || directory.path == self.root => Ok(listing),
+            Ok(_) => {
+                self.lose(directory, &listing);
+                Err(FsError::NotFound)
+            }
+            Err(err) if is_outage(&err) => {
+                let known = directory.last_complete().ok_or_else(|| err.clone())?;
+                self.warn_of_outage(&err);
+                Ok(known)
+            }
+            Err(FsError::ListDenied) => {
+                if self.said.is_new(Topic::ListDenied, directory.path.as_str()) {
+                    let (path, err) = (directory.path.as_str(), directory.denial());
+                    let err = err.map_or_else(String::new, |err| err.to_string());
+                    warn!("list {path:?}: s3:ListBucket is denied, known names still open: {err}");
+                }
+                Err(FsError::ListDenied)
+            }
+            Err(err) => Err(err),
+        }
+    }
+
+    /// The directory's own listing proves that it exists, whatever the age of its parent's.
+    fn listed_by_itself(&self, dir: &DirPath, name: &str) -> Option<Answer> {
+        let child = self.known_directory(&dir.child(name))?;
+        child.own_answer(&self.ages, Instant::now())
+    }
+
+    /// Forgets a directory that was found without keys; its parent hears of it.
+    fn lose(&self, directory: &Directory, listing: &Snapshot) {
+        if directory.path == self.root {
+            return;
+        }
+        self.directories.lock().pop(&directory.path);
+        let parent = directory.path.parent();
+        let name = directory.path.as_str()[parent.as_str().len()..].trim_end_matches('/');
+        if let (Some(parent), Some(sent)) = (self.known_directory(&parent), listing.sent()) {
+            parent.lose_directory(name, sent);
+        }
+    }
+
+    fn directory(&self, path: &DirPath) -> Arc<Directory> {
+        let mut directories = self.directories.lock();
+        let new = || Arc::new(Directory::new(path, &self.scales));
+        Arc::clone(directories.get_or_insert(path.clone(), new))
+    }
+
+    fn known_directory(&self, path: &DirPath) -> Option<Arc<Directory>> {
+        self.directories.lock().get(path).map(Arc::clone)
+    }
+
+    fn begin(&self, directory: &Directory) -> Snapshot {
+        let ordered = self.lists_in_order.load(Ordering::Relaxed);
+        Snapshot::new(&directory.path, ordered, &self.scales)
+    }
+
+    /// A page has come: what it obsoletes, what the log should hear, and the bound.
+    fn note(&self, directory: &Directory, listing: &Arc<Snapshot>, news: &News) {
+        directory.settle(listing);
+        let path = directory.path.as_str();
+        for name in &news.shadowed {
+            self.warn_of_shadow(path, name);
+        }
+        if news.n_hidden > 0 && self.said.is_new(Topic::Hidden, path) {
+            debug!("{} names in {path:?} cannot be shown", news.n_hidden);
+        }
+        if news.order_lost && self.lists_in_order.swap(false, Ordering::Relaxed) {
+            info!(
+                "the server lists in another order than S3: directories are read to the end first"
+            );
+        }
+        self.trim();
+    }
+
+    fn warn_of_shadow(&self, dir: &str, name: &str) {
+        if self.said.is_new(Topic::Shadowed, &format!("{dir}{name}")) {
+            warn!("the object {dir}{name} is hidden by the directory of the same name");
+        }
+    }
+
+    fn warn_of_outage(&self, err: &FsError) {
+        if self.said.is_due(Topic::Outage) {
+            warn!("S3 is not reachable, what was last known goes on: {err}");
+        }
+    }
+
+    /// Forgets the directories used longest ago until the rest fits. Those that are read stay.
+    fn trim(&self) {
+        let mut over = self.scales.bytes().saturating_sub(self.bytes_max);
+        if over == 0 {
+            return;
+        }
+        let mut directories = self.directories.lock();
+        let mut paths = Vec::new();
+        // The one used last is being used right now.
+        let n_others = directories.len().saturating_sub(1);
+        for (path, directory) in directories.iter().rev().take(n_others) {
+            if over == 0 {
+                break;
+            }
+            if !directory.is_read() {
+                over = over.saturating_sub(directory.bytes());
+                paths.push(path.clone());
+            }
+        }
+        let forgotten: Vec<_> = paths.iter().filter_map(|path| directories.pop(path)).collect();
+        drop(directories);
+        // Thousands of names may go with them: not under the lock.
+        drop(forgotten);
+    }
+}
+
+/// Whether S3 could not be asked, so that what was last known is the best there is.
+fn is_outage(err: &FsError) -> bool {
+    matches!(err, FsError::Store(err) if err.kind().is_transient())
+}
+
+fn found(dir: &DirPath, name: &str, what: What) -> Option<Found> {
+    match what {
+        What::File(version) => {
+            Some(Found::File(Arc::new(Object { key: dir.key(name).into(), version })))
+        }
+        What::Directory { listable } => {
+            Some(Found::Directory { path: dir.child(name), modified: None, listable })
+        }
+        What::Absent => None,
+    }
+}

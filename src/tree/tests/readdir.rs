@@ -1,0 +1,232 @@
+//! Reading directories.
+
+use super::*;
+use crate::error::StoreErrorKind;
+use crate::store::fake::Fault;
+
+#[tokio::test(start_paused = true)]
+async fn ls_of_2000_objects_is_two_lists_and_again_none() {
+    let world = World::new(&[]);
+    world.fill("d/", 2_000);
+    for n_requests in [2, 0] {
+        let names = world.readdir("d/").await.unwrap();
+        assert_eq!(names.len(), 2_000);
+        for name in &names {
+            assert_eq!(world.lookup(&format!("d/{name}")).await, "file 1");
+        }
+        assert_eq!(world.n_calls(), n_requests);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_entries_come_after_one_round_trip_and_one_page_is_read_ahead() {
+    let world = World::new(&[]);
+    world.fill("d/", 5_000);
+    let (handle, took) = timed(world.open("d/")).await;
+    let handle = handle.unwrap();
+    assert_eq!((took, world.n_calls()), (ROUND_TRIP, 1), "nothing is read ahead before a read");
+    let (entries, took) = timed(handle.read(0, 100)).await;
+    assert_eq!((entries.unwrap().len(), took), (100, Duration::ZERO));
+    pass(1_000).await;
+    assert_eq!(world.calls(), ["LIST d/ +"], "one page ahead, no more");
+    let (entries, took) = timed(handle.read(990, 100)).await;
+    assert_eq!((entries.unwrap().len(), took), (100, Duration::ZERO));
+    pass(1_000).await;
+    assert_eq!(world.calls(), ["LIST d/ +"]);
+    handle.read(100, 100).await.unwrap();
+    assert_eq!(world.n_calls(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_page_size_gives_the_same_order() {
+    let keys = ["a", "a-x", "a.txt", "a/1", "a0", "b", "b!", "b!!", "é/", "é/x"];
+    for page_keys in 1..12 {
+        let world = World::new(&keys);
+        world.store.set_page_keys(page_keys);
+        for max in [1, 3, 100] {
+            let handle = world.open("").await.unwrap();
+            let expected = ["a-x", "a.txt", "a/", "a0", "b!!", "b!", "b", "é/"];
+            assert_eq!(names(&handle, max).await.unwrap(), expected, "pages of {page_keys}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_on_a_later_page_reaches_the_reader_who_goes_on_from_there() {
+    let world = World::new(&[]);
+    world.fill("d/", 7_000);
+    world.store.fault(2, Fault::Fail(StoreErrorKind::Throttled));
+    let handle = world.open("d/").await.unwrap();
+    let mut n_read = 0;
+    let err = loop {
+        match handle.read(n_read, 1_000).await {
+            Ok(entries) => n_read += entries.len() as u64,
+            Err(err) => break err,
+        }
+    };
+    assert_eq!((error(&err).as_str(), n_read), ("error Throttled", 1_999), "one is held back");
+    assert_eq!(handle.read(n_read, 9_000).await.unwrap().len(), 1_000);
+    pass(1).await;
+    assert_eq!(world.n_calls(), 5, "pages 1, 2, 3, 3 again, and 4 ahead");
+    assert_eq!(names(&handle, 1_000).await.unwrap().len(), 7_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_running_reader_keeps_its_snapshot() {
+    let world = World::new(&["a", "b", "c"]);
+    let handle = world.open("").await.unwrap();
+    assert_eq!(&*handle.read(0, 1).await.unwrap()[0].name, "a");
+    world.tree.learn("a", None, Instant::now());
+    world.store.delete("b");
+    pass(10_000).await;
+    assert_eq!(world.readdir("").await.unwrap(), ["a", "c"]);
+    assert_eq!(&*handle.read(1, 1).await.unwrap()[0].name, "b");
+    assert_eq!(names(&handle, 10).await.unwrap(), ["a", "b", "c"]);
+    handle.rewind();
+    assert_eq!(names(&handle, 10).await.unwrap(), ["a", "c"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_of_one_directory_share_its_pages() {
+    let world = World::new(&[]);
+    world.fill("d/", 3_000);
+    let (a, b) = tokio::join!(world.readdir("d/"), world.readdir("d/"));
+    assert_eq!((a.unwrap().len(), b.unwrap().len()), (3_000, 3_000));
+    assert_eq!(world.n_calls(), 3);
+    let handle = world.open("d/").await.unwrap();
+    let (a, b) = tokio::join!(names(&handle, 10), names(&handle, 1_000));
+    assert_eq!(a.unwrap(), b.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_may_begin_anywhere() {
+    let world = World::new(&[]);
+    world.fill("d/", 3_000);
+    let handle = world.open("d/").await.unwrap();
+    assert_eq!(&*handle.read(2_500, 1).await.unwrap()[0].name, "n2500");
+    assert_eq!(&*handle.read(7, 1).await.unwrap()[0].name, "n0007");
+    assert!(handle.read(3_000, 1).await.unwrap().is_empty());
+    assert!(handle.read(u64::MAX, 1).await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_without_keys_does_not_exist_but_for_the_root() {
+    let world = World::new(&[]);
+    assert!(matches!(world.open("d/").await, Err(FsError::NotFound)));
+    assert_eq!(world.readdir("").await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_marker_makes_a_directory_and_is_no_entry_in_it() {
+    let world = World::new(&["d/", "e//x", "f/./x"]);
+    assert_eq!(world.lookup("d").await, "dir");
+    for dir in ["d/", "e/", "f/"] {
+        assert_eq!(world.readdir(dir).await.unwrap(), Vec::<String>::new(), "{dir}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_is_gone_is_not_found_and_its_parent_knows_at_once() {
+    let world = World::new(&["d/f", "e"]);
+    assert_eq!(world.readdir("").await.unwrap(), ["d/", "e"]);
+    world.store.delete("d/f");
+    assert!(matches!(world.open("d/").await, Err(FsError::NotFound)));
+    assert_eq!(world.readdir("").await.unwrap(), ["e"]);
+    assert_eq!(world.lookup("d").await, "absent");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_found_by_lookup_is_in_the_next_listing() {
+    let world = World::new(&[]);
+    world.fill("d/", 3_000);
+    world.readdir("d/").await.unwrap();
+    world.store.put("d/new", "");
+    pass(1_000).await;
+    assert_eq!(world.lookup("d/new").await, "file 0");
+    world.calls();
+    let names = world.readdir("d/").await.unwrap();
+    assert_eq!((names.len(), names.last().unwrap().as_str()), (3_001, "new"));
+    assert_eq!(world.n_calls(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_order_is_noticed_and_later_directories_are_sorted() {
+    let world = World::new(&["a/1", "a-b", "b", "c/1", "c-d"]);
+    world.store.list_in_tree_order();
+    world.store.set_page_keys(1);
+    let mut first = world.readdir("").await.unwrap();
+    first.sort();
+    assert_eq!(first, ["a-b", "a/", "b", "c-d", "c/"], "each once");
+    for path in ["a-b", "a", "b", "c", "c-d"] {
+        assert_ne!(world.lookup(path).await, "absent", "{path}");
+    }
+    pass(60_000).await;
+    assert_eq!(world.readdir("").await.unwrap(), ["a-b", "a/", "b", "c-d", "c/"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_complete_listing_answers_readers_while_it_is_listed_again() {
+    let world = World::new(&[]);
+    world.fill("d/", 3_000);
+    world.readdir("d/").await.unwrap();
+    world.store.put("d/new", "");
+    pass(10_000).await;
+    world.calls();
+    let (names, took) = timed(world.readdir("d/")).await;
+    assert_eq!((names.unwrap().len(), took), (3_000, Duration::ZERO));
+    pass(100).await;
+    assert_eq!(world.readdir("d/").await.unwrap().len(), 3_001);
+    assert_eq!(world.n_calls(), 4);
+    pass(60_000).await;
+    let (handle, took) = timed(world.open("d/")).await;
+    assert_eq!((handle.is_ok(), took), (true, ROUND_TRIP), "after a minute it is listed in line");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_known_is_bounded_and_asked_for_again() {
+    let config = TreeConfig {
+        prefix: DirPath::new(""),
+        metadata_ttl: MetadataTtl::Fixed(Ttl::Forever),
+        negative_ttl: Ttl::Forever,
+        entries_bytes_max: 400_000,
+    };
+    let world = World::with_config(&[], config);
+    for dir in 0..20 {
+        world.fill(&format!("{dir}/"), 1_000);
+    }
+    let held = world.open("0/").await.unwrap();
+    for dir in 1..20 {
+        world.readdir(&format!("{dir}/")).await.unwrap();
+        assert!(world.tree.bytes() <= 400_000 + 100_000, "{}", world.tree.bytes());
+    }
+    world.calls();
+    assert_eq!(names(&held, 100).await.unwrap().len(), 1_000);
+    world.readdir("0/").await.unwrap();
+    world.readdir("19/").await.unwrap();
+    assert_eq!(world.n_calls(), 0, "what is read, and what was used last, is still known");
+    world.readdir("1/").await.unwrap();
+    assert_eq!(world.calls(), ["LIST 1/"]);
+    let mut world = world;
+    drop(held);
+    world.tree = Tree::new(
+        Arc::new(world.store.clone()),
+        Handle::current(),
+        TreeConfig {
+            prefix: DirPath::new(""),
+            metadata_ttl: MetadataTtl::Auto,
+            negative_ttl: Ttl::Forever,
+            entries_bytes_max: 0,
+        },
+    );
+    assert_eq!(world.readdir("1/").await.unwrap().len(), 1_000, "nothing fits, all works");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_carries_what_is_left_of_its_time() {
+    let world = World::new(&["a", "b"]);
+    let handle = world.open("").await.unwrap();
+    pass(500).await;
+    let entries = handle.read(0, 9).await.unwrap();
+    let left: Vec<u128> = entries.iter().map(|entry| entry.valid_for.as_millis()).collect();
+    assert_eq!(left, [1_480, 1_480]);
+}
