@@ -8,7 +8,10 @@
 //! Lock order: fs handles < fs inodes < tree directories < data index < data budget.
 //! No lock is held across an await.
 
+pub mod cli;
 pub mod config;
 pub mod error;
+pub mod log;
+pub mod mount;
 pub mod object;
 pub mod store;
