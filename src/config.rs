@@ -1,8 +1,16 @@
 //! What was typed, understood: validated, with units in the names. The only reader of the
 //! environment; everybody else gets values from here.
 
+pub mod bucket;
+pub mod endpoint;
+mod environment;
+pub mod values;
+
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use environment::{Environment, effective_user};
+use tracing::level_filters::LevelFilter;
 
 /// One mount.
 #[derive(Clone, Debug)]
@@ -53,7 +61,7 @@ pub struct MountConfig {
     /// FUSE threads.
     pub threads: usize,
     pub foreground: bool,
-    /// Further mount(2) flags from `-o`, as `noexec`, `noatime`.
+    /// Further mount(2) flags from `-o`.
     pub flags: Vec<MountFlag>,
     /// Told `READY=1\n` on success; see `--ready-fd`.
     pub ready_fd: Option<i32>,
@@ -69,13 +77,11 @@ pub enum Access {
     Everybody,
 }
 
-/// A mount(8) option with an effect on a read-only mount.
+/// A mount(8) option with an effect on a mount that is always read-only, nosuid and nodev.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MountFlag {
     NoExec,
     NoAtime,
-    Suid,
-    Dev,
 }
 
 /// How long what the tree knows holds; DESIGN "How long an answer holds".
@@ -116,6 +122,54 @@ pub const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// Where the log goes and how much of it.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
-    pub level: tracing::level_filters::LevelFilter,
-    pub file: Option<PathBuf>,
+    pub level: LevelFilter,
+    pub target: LogTarget,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LogTarget {
+    Terminal,
+    /// An absolute path: the process leaves its working directory.
+    File(PathBuf),
+    /// syslog(3), as "s3mount" among the daemons.
+    System,
+}
+
+/// The command line makes no sense: the sentence names the option, the value and what is allowed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+/// Below this a few parts in flight and a page of a listing have no room beside each other.
+pub const MEMORY_MIN_BYTES: u64 = 32 << 20;
+
+/// `--memory` where it was not typed: small against the machine, so that a mount is no burden on a
+/// laptop, and small against a container's limit, which also counts the program that reads.
+pub fn default_memory_bytes(machine_bytes: u64, cgroup_limit_bytes: Option<u64>) -> u64 {
+    let share = (machine_bytes / 48).clamp(128 << 20, 4 << 30);
+    let limit = cgroup_limit_bytes.map_or(u64::MAX, |limit| limit / 10 * 4);
+    share.min(limit).max(MEMORY_MIN_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_follows_the_machine_within_bounds_and_the_cgroup_above_all() {
+        const MIB: u64 = 1 << 20;
+        const GIB: u64 = 1 << 30;
+        for (machine, limit, expected) in [
+            (0, None, 128 * MIB),
+            (2 * GIB, None, 128 * MIB),
+            (48 * GIB, None, GIB),
+            (1024 * GIB, None, 4 * GIB),
+            (48 * GIB, Some(100 * GIB), GIB),
+            (48 * GIB, Some(GIB), GIB / 10 * 4),
+            (48 * GIB, Some(200 * MIB), 200 * MIB / 10 * 4),
+            (48 * GIB, Some(64 * MIB), 32 * MIB),
+        ] {
+            assert_eq!(default_memory_bytes(machine, limit), expected, "{machine} {limit:?}");
+        }
+    }
 }

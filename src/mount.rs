@@ -1,0 +1,252 @@
+//! The life of a mount, from the checked words to the exit code. Builds the object graph; with
+//! `fuse/` the only user of fuser.
+//!
+//! The order is what keeps it sound: the mount point is looked at; the process goes to the
+//! background, before any thread; the bucket is proven by its first listing; only then something is
+//! mounted; and the command returns when the mount has answered. From mount(2) on a guard unmounts,
+//! whatever fails.
+
+mod attach;
+mod mountinfo;
+mod placeholder;
+mod point;
+mod report;
+mod session;
+mod signals;
+mod start_error;
+pub(crate) mod sys;
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use attach::{Mount, Unmounted};
+use attach::{MountGuard, mount as attach};
+use fuser::Filesystem;
+pub use mountinfo::DeviceNumber;
+use point::Target;
+pub use report::Report;
+use session::Session;
+use signals::Signals;
+use start_error::signal_exit_code;
+pub use start_error::{ExitKind, StartError};
+use tokio::runtime::{self, Runtime};
+use tokio::sync::oneshot;
+
+use crate::config::{BucketConfig, Config};
+use crate::error::StoreError;
+use crate::store::{ListPage, ListRequest, ObjectStore};
+
+/// The kernel asks a new mount for its root, which is known from the proof of the bucket: what
+/// takes longer than this is stuck.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What is still running when the mount has gone gets this long to notice.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Mounts, and returns the exit code: in the foreground after the end of the mount, else when it
+/// answers. To be called before the first thread is started.
+pub fn run(config: &Config) -> Result<u8, StartError> {
+    let json = config.mount.json;
+    let ready = config.mount.ready_fd.map(sys::take_inherited).transpose();
+    let ready = ready.map_err(|err| StartError::unexpected("--ready-fd", &err))?;
+    let target = point::check(&config.mount.dir, &mut |sentence| {
+        report::print_warning(sentence, json);
+    })?;
+    if config.mount.foreground {
+        return serve(config, target, &mut Report::in_foreground(ready));
+    }
+
+    let dir = match &target {
+        Target::Directory(dir) => Some(dir.clone()),
+        Target::Descriptor(_) => None,
+    };
+    let result = report::in_background(ready, json, |report| serve(config, target, report));
+    if result.is_err()
+        && let Some(dir) = dir
+    {
+        // A background process that was killed outright could not clean up after itself.
+        point::take_dead_mount_of_ours_away(&dir);
+    }
+    result
+}
+
+/// Proves the bucket, mounts, serves until unmounted.
+fn serve(config: &Config, target: Target, report: &mut Report) -> Result<u8, StartError> {
+    let runtime = start_runtime(config)?;
+    let listening = {
+        let _context = runtime.enter();
+        Signals::listen(config.mount.foreground)
+    };
+    let mut signals =
+        listening.map_err(|err| StartError::unexpected("cannot listen to signals", &err))?;
+
+    let (store, first_page) =
+        runtime.block_on(unless_ended(&mut signals, prove(&config.bucket)))?;
+    if first_page.objects.is_empty() && first_page.prefixes.is_empty() {
+        let BucketConfig { bucket, prefix, .. } = &config.bucket;
+        if !prefix.is_empty() {
+            report.warn(&format!("no key in the bucket {bucket} begins with {prefix}"));
+        }
+    }
+    let filesystem = build_filesystem(config, store, first_page, runtime.handle());
+
+    let (device, guard) = match target {
+        Target::Directory(dir) => {
+            let (device, mount) = attach(&dir, &config.mount)?;
+            (device, MountGuard::new(Some(mount)))
+        }
+        Target::Descriptor(device) => (device, MountGuard::new(None)),
+    };
+    let mut session = Session::start(filesystem, device, &config.mount)
+        .map_err(|err| StartError::unexpected("cannot start a thread", &err))?;
+    runtime.block_on(unless_ended(&mut signals, answer(&mut session, guard.mount())))?;
+    report.ready()?;
+    tracing::info!("{} is mounted on {}", config.mount.source, config.mount.dir.display());
+
+    let code = runtime.block_on(until_the_end(session, guard, &mut signals));
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    Ok(code)
+}
+
+/// The one place where the way to the bucket is made.
+///
+/// PLACEHOLDER: becomes `crate::store::stack::connect(bucket, metrics).await`.
+#[expect(clippy::unused_async, reason = "the place of an async call")]
+async fn connect(bucket: &BucketConfig) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    Ok(Arc::new(placeholder::EmptyBucket::new(bucket)))
+}
+
+/// The one place where the file system is made of its layers. `first_page` is the root's.
+///
+/// PLACEHOLDER: becomes `crate::fuse::Adapter`.
+fn build_filesystem(
+    config: &Config,
+    _store: Arc<dyn ObjectStore>,
+    _first_page: ListPage,
+    _runtime: &runtime::Handle,
+) -> impl Filesystem {
+    placeholder::OneFile::new(&config.mount)
+}
+
+/// Connects, and proves bucket, credentials and region by the listing that the root needs anyway.
+async fn prove(bucket: &BucketConfig) -> Result<(Arc<dyn ObjectStore>, ListPage), StartError> {
+    let failed = |err: StoreError| StartError::from_store(&err, bucket);
+    let store = connect(bucket).await.map_err(failed)?;
+    let page = store.list(ListRequest::directory(&bucket.prefix)).await.map_err(failed)?;
+    Ok((store, page))
+}
+
+fn start_runtime(config: &Config) -> Result<Runtime, StartError> {
+    runtime::Builder::new_multi_thread()
+        .worker_threads(config.bucket.threads_max)
+        .thread_name("worker")
+        .enable_all()
+        .build()
+        .map_err(|err| StartError::unexpected("cannot start threads", &err))
+}
+
+/// A start that a signal gives up.
+async fn unless_ended<T>(
+    signals: &mut Signals,
+    work: impl Future<Output = Result<T, StartError>>,
+) -> Result<T, StartError> {
+    tokio::select! {
+        signal = signals.end() => {
+            let sentence = format!("stopped by signal {signal} before the mount was ready");
+            Err(StartError::new(ExitKind::Interrupted(signal), sentence))
+        }
+        result = work => result,
+    }
+}
+
+/// Waits until the mount answers a stat with its own device number.
+async fn answer(session: &mut Session, mount: Option<&Mount>) -> Result<(), StartError> {
+    let fuse = |sentence: String| StartError::new(ExitKind::Fuse, sentence);
+    let probe = async {
+        if session.opened().await.is_none() {
+            let err = session.ended().await.err();
+            let reason = err.map_or("it was unmounted".to_owned(), |err| err.to_string());
+            return Err(fuse(format!("the kernel and the file system did not agree: {reason}")));
+        }
+        let Some(mount) = mount else { return Ok(()) };
+        let dir = mount.dir().to_owned();
+        let (sender, stat) = oneshot::channel();
+        // A thread of its own: a stat of a mount that does not answer cannot be given up.
+        std::thread::spawn(move || {
+            use std::os::unix::fs::MetadataExt;
+            let device = std::fs::metadata(dir).map(|found| DeviceNumber::from_stat(found.dev()));
+            let _ = sender.send(device);
+        });
+        tokio::select! {
+            _ = session.ended() => Err(fuse("it was unmounted before it was ready".to_owned())),
+            answer = stat => match answer {
+                Ok(Ok(device)) if device == mount.device() => Ok(()),
+                Ok(Ok(_)) => Err(fuse("another file system was mounted over it".to_owned())),
+                Ok(Err(err)) => Err(fuse(format!("the new mount answers with an error: {err}"))),
+                Err(_) => Err(fuse("the new mount could not be asked".to_owned())),
+            },
+        }
+    };
+    tokio::time::timeout(ANSWER_TIMEOUT, probe).await.unwrap_or_else(|_| {
+        Err(fuse(format!("the new mount gave no answer for {} s", ANSWER_TIMEOUT.as_secs())))
+    })
+}
+
+/// Serves until the session ends, which a first signal asks for and a second one does not wait for.
+async fn until_the_end(mut session: Session, guard: MountGuard, signals: &mut Signals) -> u8 {
+    let signal = tokio::select! {
+        result = session.ended() => return ended(result, session, guard),
+        signal = signals.end() => signal,
+    };
+    let Some(mount) = guard.mount().cloned() else {
+        tracing::info!("ended by signal {signal}; whoever mounted the descriptor unmounts it");
+        return 0;
+    };
+    let unmount = tokio::task::spawn_blocking(move || {
+        let result = mount.unmount();
+        say_how_it_went(&mount, &result);
+    });
+    // The unmount goes on by itself: it may wait for a helper.
+    drop(unmount);
+    tokio::select! {
+        result = session.ended() => ended(result, session, guard),
+        signal = signals.end() => {
+            tracing::warn!("ended by a second signal; whoever still uses the mount gets errors");
+            signal_exit_code(signal) // The guard detaches what is left.
+        }
+    }
+}
+
+fn ended(result: io::Result<()>, session: Session, guard: MountGuard) -> u8 {
+    guard.session_ended();
+    session.join();
+    match result {
+        Ok(()) => {
+            tracing::info!("unmounted");
+            0
+        }
+        Err(err) => {
+            tracing::error!("the session with the kernel failed: {err}");
+            1
+        }
+    }
+}
+
+fn say_how_it_went(mount: &Mount, result: &Unmounted) {
+    let dir = mount.dir().display();
+    match result {
+        Unmounted::Gone => {}
+        Unmounted::Detached => tracing::warn!(
+            "{dir} is in use: it was detached, and this process ends when the last user has left"
+        ),
+        Unmounted::Absent => {
+            tracing::warn!("{dir} is already unmounted, but in use until the last user has left");
+        }
+        Unmounted::Covered => tracing::error!(
+            "{dir} cannot be unmounted: another file system is mounted over it; unmount that first"
+        ),
+        Unmounted::Failed(reason) => tracing::error!("{dir} cannot be unmounted: {reason}"),
+    }
+}

@@ -1,0 +1,352 @@
+//! Mounting and unmounting, by ourselves rather than by fuser: its unmount as root is not lazy, and
+//! after an outside unmount it unmounts whatever was mounted there since (FUSER.md 8).
+//! Invariant: nothing is unmounted but the device number that we mounted.
+
+use std::ffi::c_ulong;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::mountinfo::{self, DeviceNumber};
+use super::point::{FS_TYPE, is_dead};
+use super::start_error::{ExitKind, StartError};
+use super::sys;
+use crate::config::{Access, MountConfig, MountFlag, effective_user};
+
+/// The set-user-id helpers, of libfuse 3 and, with the same protocol, of libfuse 2. The second also
+/// works where PATH is empty, as under some service managers.
+const HELPERS: [&str; 3] = ["fusermount3", "/usr/bin/fusermount3", "fusermount"];
+
+/// A file system of ours and where it was mounted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mount {
+    dir: PathBuf,
+    device: DeviceNumber,
+}
+
+/// How an unmount went.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Unmounted {
+    Gone,
+    /// In use: gone from the directory, and alive until the last user leaves.
+    Detached,
+    /// Nothing of ours is at the directory any more: someone else was faster.
+    Absent,
+    /// Another file system was mounted upon ours, and is not ours to unmount.
+    Covered,
+    Failed(String),
+}
+
+/// Mounts on `dir` and gives the descriptor to serve. With the right to mount(2) directly, else by
+/// fusermount3.
+pub(super) fn mount(dir: &Path, config: &MountConfig) -> Result<(OwnedFd, Mount), StartError> {
+    let device = match mount_directly(dir, config)? {
+        Some(device) => device,
+        None => mount_by_helper(dir, config)?,
+    };
+    // From here on something is mounted: no early return without unmounting.
+    match mountinfo::top_at(dir) {
+        Ok(Some(top)) if top.fs_type == FS_TYPE => {
+            Ok((device, Mount { dir: dir.to_owned(), device: top.device }))
+        }
+        // Someone else unmounted it or mounted over it. The descriptor is closed on return, which
+        // leaves nothing alive.
+        _ => Err(StartError::new(
+            ExitKind::MountPoint,
+            format!("{} was unmounted or covered by someone else meanwhile", dir.display()),
+        )),
+    }
+}
+
+/// Detaches what is on top at `dir`, whatever it is.
+pub(super) fn detach(dir: &Path) -> io::Result<()> {
+    unmount_top(dir, true)
+}
+
+impl Mount {
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn device(&self) -> DeviceNumber {
+        self.device
+    }
+
+    /// Unmounts; lazily where it is in use.
+    pub fn unmount(&self) -> Unmounted {
+        if let Some(reason) = self.hindrance() {
+            return reason;
+        }
+        if unmount_top(&self.dir, false).is_ok() && self.hindrance().is_some() {
+            return Unmounted::Gone;
+        }
+        match self.detach() {
+            Unmounted::Gone => Unmounted::Detached,
+            other => other,
+        }
+    }
+
+    /// Takes the mount away from its directory at once; those who use it keep it.
+    pub fn detach(&self) -> Unmounted {
+        if let Some(reason) = self.hindrance() {
+            return reason;
+        }
+        let result = unmount_top(&self.dir, true);
+        // The helper's own word is not enough: a failure of its is silent.
+        match (self.hindrance(), result) {
+            (Some(_), _) => Unmounted::Gone,
+            (None, Ok(())) => Unmounted::Failed("it is still mounted".to_owned()),
+            (None, Err(err)) => Unmounted::Failed(err.to_string()),
+        }
+    }
+
+    /// After the session's end the device number may already be another mount's. What answers "not
+    /// connected" under our number is what an abort of the connection left of us.
+    fn detach_if_dead(&self) {
+        if self.hindrance().is_none()
+            && std::fs::metadata(&self.dir).is_err_and(|err| is_dead(&err))
+        {
+            self.detach();
+        }
+    }
+
+    /// Why nothing at the directory is to be unmounted; `None` where our mount is on top.
+    fn hindrance(&self) -> Option<Unmounted> {
+        match mountinfo::top_at(&self.dir) {
+            Ok(Some(top)) if top.device == self.device && top.fs_type == FS_TYPE => None,
+            Ok(Some(_)) => Some(Unmounted::Covered),
+            Ok(None) => Some(Unmounted::Absent),
+            Err(err) => Some(Unmounted::Failed(format!("/proc/self/mountinfo: {err}"))),
+        }
+    }
+}
+
+/// Unmounts when it goes out of scope, so that no failed start and no panic leaves a mount.
+#[derive(Debug)]
+pub(super) struct MountGuard(Option<Mount>);
+
+impl MountGuard {
+    pub(super) fn new(mount: Option<Mount>) -> Self {
+        Self(mount)
+    }
+
+    pub(super) fn mount(&self) -> Option<&Mount> {
+        self.0.as_ref()
+    }
+
+    /// The session has ended, and with it the mount, unless the connection was aborted.
+    pub(super) fn session_ended(mut self) {
+        if let Some(mount) = self.0.take() {
+            mount.detach_if_dead();
+        }
+    }
+}
+
+impl Drop for MountGuard {
+    fn drop(&mut self) {
+        if let Some(mount) = &self.0
+            && let Unmounted::Failed(reason) = mount.detach()
+        {
+            tracing::error!("{} could not be unmounted: {reason}", mount.dir.display());
+        }
+    }
+}
+
+/// `None` where this process may not mount.
+fn mount_directly(dir: &Path, config: &MountConfig) -> Result<Option<OwnedFd>, StartError> {
+    let device = match OpenOptions::new().read(true).write(true).open("/dev/fuse") {
+        Ok(file) => OwnedFd::from(file),
+        Err(err) if err.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
+        Err(err) => return Err(no_device(&err)),
+    };
+    let mut flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_RDONLY;
+    for flag in &config.flags {
+        flags |= match flag {
+            MountFlag::NoExec => libc::MS_NOEXEC,
+            MountFlag::NoAtime => libc::MS_NOATIME,
+        };
+    }
+    let (uid, gid) = effective_user();
+    // 40000 is a directory, in octal.
+    let data = format!(
+        "fd={},rootmode=40000,user_id={uid},group_id={gid},default_permissions{}",
+        device.as_raw_fd(),
+        access_option(config.access),
+    );
+    match sys::mount(&config.source, dir, FS_TYPE, flags as c_ulong, &data) {
+        Ok(()) => Ok(Some(device)),
+        Err(err) => match err.raw_os_error() {
+            Some(libc::EPERM) => Ok(None),
+            Some(libc::ENODEV) => Err(no_device(&err)),
+            Some(libc::EACCES | libc::ENOENT | libc::ENOTDIR | libc::EBUSY) => {
+                Err(StartError::new(
+                    ExitKind::MountPoint,
+                    format!("nothing can be mounted on {}: {err}", dir.display()),
+                ))
+            }
+            _ => Err(StartError::new(
+                ExitKind::Fuse,
+                format!("the kernel refused the mount on {}: {err}", dir.display()),
+            )),
+        },
+    }
+}
+
+/// The protocol of fusermount: it mounts and sends the descriptor over the socket that
+/// `_FUSE_COMMFD` names.
+fn mount_by_helper(dir: &Path, config: &MountConfig) -> Result<OwnedFd, StartError> {
+    let mut options = format!(
+        "ro,nosuid,nodev,default_permissions,fsname={},subtype=s3mount{}",
+        config.source,
+        access_option(config.access)
+    );
+    for flag in &config.flags {
+        options.push_str(match flag {
+            MountFlag::NoExec => ",noexec",
+            MountFlag::NoAtime => ",noatime",
+        });
+    }
+    let broken = |err: io::Error| StartError::unexpected("cannot talk to fusermount3", &err);
+    let (ours, theirs) = UnixStream::pair().map_err(broken)?;
+    let theirs = OwnedFd::from(theirs);
+    let spawned = run_helper(|command| {
+        command.arg("-o").arg(&options).arg("--").arg(dir);
+        command.env("_FUSE_COMMFD", theirs.as_raw_fd().to_string());
+        sys::inherit(command, &theirs);
+    });
+    drop(theirs); // Else the end of the helper is not seen.
+    let child = match spawned {
+        Ok(child) => child,
+        Err(err) if err.kind() == io::ErrorKind::NotFound => {
+            return Err(StartError::new(
+                ExitKind::Fuse,
+                "mounting needs root, or the program fusermount3, which is not installed: install \
+                 the package fuse3",
+            ));
+        }
+        Err(err) => return Err(broken(err)),
+    };
+    let received = sys::receive_fd(&ours);
+    drop(ours);
+    let output = child.wait_with_output().map_err(broken)?;
+    received.map_err(|_| refused(dir, &output.stderr))
+}
+
+fn unmount_top(dir: &Path, lazily: bool) -> io::Result<()> {
+    match sys::unmount(dir, lazily) {
+        Err(err) if err.raw_os_error() == Some(libc::EPERM) => {}
+        result => return result,
+    }
+    let child = run_helper(|command| {
+        command.arg("-u").args(lazily.then_some("-z")).arg("--").arg(dir);
+    })?;
+    let output = child.wait_with_output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+}
+
+/// Starts the first helper that is installed. `NotFound` where there is none.
+fn run_helper(arguments: impl Fn(&mut Command)) -> io::Result<std::process::Child> {
+    let mut result = Err(io::ErrorKind::NotFound.into());
+    for helper in HELPERS {
+        let mut command = Command::new(helper);
+        arguments(&mut command);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        result = command.spawn();
+        if !matches!(&result, Err(err) if err.kind() == io::ErrorKind::NotFound) {
+            break;
+        }
+    }
+    result
+}
+
+/// The kernel has no word for "root, too": that is kept by fuser.
+fn access_option(access: Access) -> &'static str {
+    match access {
+        Access::Owner => "",
+        Access::OwnerAndRoot | Access::Everybody => ",allow_other",
+    }
+}
+
+fn no_device(err: &io::Error) -> StartError {
+    StartError::new(
+        ExitKind::Fuse,
+        format!(
+            "/dev/fuse cannot be used ({err}): load the kernel module with `modprobe fuse`; a \
+             container needs --device /dev/fuse and --cap-add SYS_ADMIN"
+        ),
+    )
+}
+
+/// fusermount has no exit codes, so its words must be read.
+fn refused(dir: &Path, stderr: &[u8]) -> StartError {
+    let words = String::from_utf8_lossy(stderr);
+    let words: Vec<&str> = words.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let words = words.join("; ");
+    let said = |part: &str| words.contains(part);
+    let shown = dir.display();
+    if said("user_allow_other") {
+        let sentence = "--allow-other and --allow-root are for root, or need the line \
+                        user_allow_other in /etc/fuse.conf";
+        return StartError::new(ExitKind::Fuse, sentence);
+    }
+    if said("no write access to mountpoint") || said("not owned by") || said("bad mount point") {
+        return StartError::new(
+            ExitKind::MountPoint,
+            format!("{shown} must belong to the mounting user and be writable ({words})"),
+        );
+    }
+    if said("/dev/fuse") || said("fuse device not found") {
+        return no_device(&io::Error::other(words));
+    }
+    let hint = if said("Operation not permitted") || said("Permission denied") {
+        "; a container needs --cap-add SYS_ADMIN, and from Ubuntu 25.04 on AppArmor lets \
+         fusermount3 mount in a few places only, as below the home directory"
+    } else {
+        ""
+    };
+    let words = if words.is_empty() { "it gave no reason" } else { words.as_str() };
+    StartError::new(
+        ExitKind::Fuse,
+        format!("fusermount3 refused to mount on {shown}: {words}{hint}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_refused(stderr: &str, exit_code: u8, part: &str) {
+        let err = refused(Path::new("/mnt/s3"), stderr.as_bytes());
+        assert_eq!(err.exit_code(), exit_code, "{err}");
+        assert!(err.to_string().contains(part), "{err}");
+    }
+
+    #[test]
+    fn the_words_of_fusermount_become_sentences() {
+        check_refused(
+            "fusermount3: option allow_other only allowed if 'user_allow_other' is set in \
+             /etc/fuse.conf\n",
+            8,
+            "for root",
+        );
+        check_refused("fusermount3: user has no write access to mountpoint /mnt/s3\n", 7, "belong");
+        check_refused("fusermount3: mount failed: Permission denied\n", 8, "AppArmor");
+        check_refused("fusermount3: failed to open /dev/fuse: No such file\n", 8, "modprobe");
+        check_refused("", 8, "no reason");
+    }
+
+    #[test]
+    fn a_mount_that_is_not_there_is_left_alone() {
+        let device = DeviceNumber { major: 0, minor: 0 };
+        let mount = Mount { dir: "/no/such/mount".into(), device };
+        assert_eq!(mount.unmount(), Unmounted::Absent);
+        assert_eq!(Mount { dir: "/".into(), device }.detach(), Unmounted::Covered);
+    }
+}

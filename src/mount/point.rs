@@ -1,0 +1,206 @@
+//! The place of the mount, looked at before anything else is done: most mistakes are seen here.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use super::attach;
+use super::mountinfo::{self, Entry};
+use super::start_error::{ExitKind, StartError};
+use super::sys;
+
+/// Where the file system is to appear.
+#[derive(Debug)]
+pub(super) enum Target {
+    /// An absolute path without links.
+    Directory(PathBuf),
+    /// `/dev/fd/N`: mounted, and unmounted, by someone else.
+    Descriptor(OwnedFd),
+}
+
+/// What mounts of ours are called in mount tables.
+pub(super) const FS_TYPE: &str = "fuse.s3mount";
+
+/// Dead mounts may lie upon each other; more than this are left to a person.
+const LAYERS_MAX: usize = 16;
+
+/// Looks at `dir`. What a dead s3mount left there is taken away. `warn` hears what does not stand in
+/// the way.
+pub(super) fn check(dir: &Path, warn: &mut dyn FnMut(&str)) -> Result<Target, StartError> {
+    if let Some(number) = descriptor_number(dir) {
+        return check_descriptor(dir, number);
+    }
+    for _ in 0..LAYERS_MAX {
+        match std::fs::metadata(dir) {
+            Ok(found) if !found.is_dir() => {
+                return Err(wrong(format!("{} is not a directory", dir.display())));
+            }
+            Ok(_) => return check_directory(dir, warn).map(Target::Directory),
+            Err(err) if is_dead(&err) => {
+                take_dead_away(dir)?;
+                warn(&format!(
+                    "{} held the mount of an s3mount that had died; it was unmounted",
+                    dir.display()
+                ));
+            }
+            Err(err) => return Err(not_usable(dir, &err)),
+        }
+    }
+    Err(wrong(format!("{} holds too many dead mounts; unmount them", dir.display())))
+}
+
+/// After the death of a process that had mounted on `dir`, a resolved path.
+pub(super) fn take_dead_mount_of_ours_away(dir: &Path) {
+    if std::fs::metadata(dir).is_err_and(|err| is_dead(&err)) {
+        // The failure of the start is what is told, not that of the repair.
+        let _ = take_dead_away(dir);
+    }
+}
+
+/// "Transport endpoint is not connected": what every call says of a FUSE mount without a process.
+pub(super) fn is_dead(err: &io::Error) -> bool {
+    err.raw_os_error() == Some(libc::ENOTCONN)
+}
+
+fn check_directory(dir: &Path, warn: &mut dyn FnMut(&str)) -> Result<PathBuf, StartError> {
+    let path = dir.canonicalize().map_err(|err| not_usable(dir, &err))?;
+    if let Some(entry) = fuse_mount_at(&path)? {
+        return Err(already_mounted(&path, &entry));
+    }
+    // Whoever cannot read a directory may still be allowed to mount on it.
+    if std::fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_some()) {
+        warn(&format!(
+            "{} is not empty; what is in it is hidden while the bucket is mounted",
+            path.display()
+        ));
+    }
+    Ok(path)
+}
+
+fn take_dead_away(dir: &Path) -> Result<(), StartError> {
+    let path = resolve_dead(dir).map_err(|err| not_usable(dir, &err))?;
+    match fuse_mount_at(&path)? {
+        Some(entry) if entry.fs_type == FS_TYPE => attach::detach(&path).map_err(|err| {
+            wrong(format!(
+                "{} holds a dead mount of {}, which could not be unmounted: {err}",
+                path.display(),
+                entry.source
+            ))
+        }),
+        Some(entry) => Err(wrong(format!(
+            "{} holds a dead mount of {} ({}); unmount it with: fusermount3 -u {0}",
+            path.display(),
+            entry.source,
+            entry.fs_type
+        ))),
+        None => Err(wrong(format!(
+            "{} lies in a FUSE mount whose process has ended; unmount that first",
+            path.display()
+        ))),
+    }
+}
+
+/// A dead mount cannot be resolved itself, but the directory it is in can.
+fn resolve_dead(dir: &Path) -> io::Result<PathBuf> {
+    let absolute = std::path::absolute(dir)?;
+    match (absolute.parent(), absolute.file_name()) {
+        (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
+        _ => Ok(absolute),
+    }
+}
+
+fn fuse_mount_at(path: &Path) -> Result<Option<Entry>, StartError> {
+    let top = mountinfo::top_at(path)
+        .map_err(|err| StartError::unexpected("cannot read /proc/self/mountinfo", &err))?;
+    Ok(top.filter(Entry::is_fuse))
+}
+
+fn already_mounted(path: &Path, entry: &Entry) -> StartError {
+    let what = if entry.fs_type == FS_TYPE { "an s3mount" } else { "a FUSE mount" };
+    wrong(format!(
+        "{} is already {what} of {}; unmount it first, with: umount {0}",
+        path.display(),
+        entry.source
+    ))
+}
+
+fn not_usable(dir: &Path, err: &io::Error) -> StartError {
+    let shown = dir.display();
+    match err.kind() {
+        io::ErrorKind::NotFound => {
+            wrong(format!("{shown} does not exist; create it with: mkdir -p {shown}"))
+        }
+        io::ErrorKind::NotADirectory => wrong(format!("{shown} is not a directory")),
+        io::ErrorKind::PermissionDenied => {
+            // The FUSE mount of another user lets nobody look.
+            let foreign = std::path::absolute(dir).ok().and_then(|path| {
+                let entry = fuse_mount_at(&path).ok()??;
+                Some(already_mounted(&path, &entry))
+            });
+            foreign.unwrap_or_else(|| {
+                wrong(format!(
+                    "there is no permission to look at {shown}; check its owner and mode"
+                ))
+            })
+        }
+        _ => wrong(format!("{shown} cannot be used as a mount point: {err}")),
+    }
+}
+
+fn descriptor_number(dir: &Path) -> Option<i32> {
+    dir.to_str()?.strip_prefix("/dev/fd/")?.parse().ok()
+}
+
+fn check_descriptor(dir: &Path, number: i32) -> Result<Target, StartError> {
+    let shown = dir.display();
+    let file = std::fs::read_link(format!("/proc/self/fd/{number}"))
+        .map_err(|_| wrong(format!("{shown} is not an open descriptor of this process")))?;
+    if file.file_name().is_none_or(|name| name != "fuse") || number < 3 {
+        return Err(wrong(format!("{shown} is {}, not a descriptor of /dev/fuse", file.display())));
+    }
+    sys::take_inherited(number)
+        .map(Target::Descriptor)
+        .map_err(|err| wrong(format!("{shown} cannot be taken over: {err}")))
+}
+
+fn wrong(sentence: String) -> StartError {
+    StartError::new(ExitKind::MountPoint, sentence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_refused(dir: &Path, part: &str) {
+        let err = check(dir, &mut |_| {}).expect_err("a mount point").to_string();
+        assert!(err.contains(part), "{err}");
+    }
+
+    #[test]
+    fn a_directory_is_resolved_and_a_full_one_is_warned_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut warnings = Vec::new();
+        let Target::Directory(path) =
+            check(&dir.path().join("."), &mut |it| warnings.push(it.to_owned())).unwrap()
+        else {
+            panic!("not a directory")
+        };
+        assert_eq!(path, dir.path().canonicalize().unwrap());
+        assert!(warnings.is_empty(), "{warnings:?}");
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        check(dir.path(), &mut |it| warnings.push(it.to_owned())).unwrap();
+        assert!(warnings[0].contains("not empty"), "{warnings:?}");
+    }
+
+    #[test]
+    fn what_is_no_directory_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        check_refused(&file, "not a directory");
+        check_refused(&file.join("x"), "not a directory");
+        check_refused(&dir.path().join("missing"), "mkdir -p");
+        check_refused(Path::new("/dev/fd/987"), "not an open descriptor");
+    }
+}

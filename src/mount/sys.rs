@@ -1,0 +1,169 @@
+//! The system calls that std has no safe words for, each behind a function that is safe to call.
+//! Invariant: with `data/buffer.rs` the only file with unsafe code; nothing here decides anything.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_ulong};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Command, ExitStatus};
+
+/// Which of the two processes a fork returned in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fork {
+    /// With the child's process id.
+    Parent(libc::pid_t),
+    Child,
+}
+
+/// Refuses where the process has a second thread: its locks would stay locked in the child.
+pub(crate) fn fork() -> io::Result<Fork> {
+    let n_threads = std::fs::read_dir("/proc/self/task")?.count();
+    if n_threads != 1 {
+        return Err(io::Error::other(format!("fork with {n_threads} threads")));
+    }
+    // SAFETY: no other thread exists, so the child may go on as any process may.
+    match check(unsafe { libc::fork() })? {
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(pid)),
+    }
+}
+
+/// Waits for a child's end.
+pub(crate) fn wait(pid: libc::pid_t) -> io::Result<ExitStatus> {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call.
+    while let Err(err) = check(unsafe { libc::waitpid(pid, &raw mut status, 0) }) {
+        if err.kind() != io::ErrorKind::Interrupted {
+            return Err(err);
+        }
+    }
+    Ok(ExitStatus::from_raw(status))
+}
+
+/// A session of its own: no terminal, and no signals from one.
+pub(crate) fn new_session() -> io::Result<()> {
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::setsid() }).map(drop)
+}
+
+/// Whether this process gets SIGTERM when its parent ends.
+pub(crate) fn end_with_parent(on: bool) -> io::Result<()> {
+    let signal = if on { libc::SIGTERM } else { 0 };
+    // SAFETY: PR_SET_PDEATHSIG takes a number.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal as c_ulong) }).map(drop)
+}
+
+/// Makes standard input (0), output (1) or error (2) mean what `file` means.
+pub(crate) fn replace_standard(file: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
+    assert!((0..=2).contains(&number), "only the standard descriptors belong to nobody");
+    // SAFETY: nothing in Rust owns the descriptors 0 to 2, and `file` is open.
+    check(unsafe { libc::dup2(file.as_raw_fd(), number) }).map(drop)
+}
+
+/// Takes over a descriptor that the process was started with. The caller has made sure that
+/// `number` was open then, so that nothing of ours has it. The number itself is free afterwards,
+/// or the other end would never see the descriptor closed.
+pub(crate) fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: takes no pointers; a number that is not open is an error.
+    let copy = check(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) })?;
+    if number > 2 {
+        // SAFETY: inherited, so no value of this process owns it.
+        unsafe { libc::close(number) };
+    }
+    // SAFETY: fresh from the kernel and owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+pub(crate) fn mount(
+    source: &str,
+    dir: &Path,
+    fs_type: &str,
+    flags: c_ulong,
+    data: &str,
+) -> io::Result<()> {
+    let (source, fs_type, data) =
+        (CString::new(source)?, CString::new(fs_type)?, CString::new(data)?);
+    let dir = CString::new(dir.as_os_str().as_bytes())?;
+    // SAFETY: four strings with their terminating zeros, which outlive the call.
+    check(unsafe {
+        libc::mount(source.as_ptr(), dir.as_ptr(), fs_type.as_ptr(), flags, data.as_ptr().cast())
+    })
+    .map(drop)
+}
+
+/// umount2(2); symbolic links are not followed.
+pub(crate) fn unmount(dir: &Path, lazily: bool) -> io::Result<()> {
+    let dir = CString::new(dir.as_os_str().as_bytes())?;
+    let flags = libc::UMOUNT_NOFOLLOW | if lazily { libc::MNT_DETACH } else { 0 };
+    // SAFETY: a string with its terminating zero, which outlives the call.
+    check(unsafe { libc::umount2(dir.as_ptr(), flags) }).map(drop)
+}
+
+/// Lets the program that `command` starts have `fd` under the same number.
+pub(crate) fn inherit(command: &mut Command, fd: &OwnedFd) {
+    let number = fd.as_raw_fd();
+    // SAFETY: between fork and exec only fcntl is called, which is async-signal-safe.
+    unsafe {
+        command.pre_exec(move || check(libc::fcntl(number, libc::F_SETFD, 0)).map(drop));
+    }
+}
+
+/// Receives one descriptor (SCM_RIGHTS). `UnexpectedEof` where the other end closed without one.
+pub(crate) fn receive_fd(socket: &UnixStream) -> io::Result<OwnedFd> {
+    /// Aligned for `cmsghdr`, with room for one descriptor (24 bytes) and to spare.
+    #[repr(C, align(8))]
+    struct Control([u8; 64]);
+
+    let mut byte = [0_u8; 1];
+    let mut control = Control([0; 64]);
+    let mut part = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: byte.len() };
+    // SAFETY: all zeros are a valid msghdr: null pointers with lengths of zero.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = control.0.len() as _;
+
+    let received = loop {
+        // SAFETY: `message` points at `part` and `control`, which outlive the call.
+        match unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) }
+        {
+            -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            -1 => return Err(io::Error::last_os_error()),
+            received => break received,
+        }
+    };
+    // SAFETY: the kernel filled `message` in; CMSG_FIRSTHDR gives null or a header inside `control`.
+    let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message).as_ref() };
+    let Some(header) = header.filter(|_| received > 0) else {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    };
+    if header.cmsg_level != libc::SOL_SOCKET || header.cmsg_type != libc::SCM_RIGHTS {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    // SAFETY: a message of SCM_RIGHTS carries at least one descriptor, which is ours from now on.
+    Ok(unsafe {
+        let data: *const RawFd = libc::CMSG_DATA(std::ptr::from_ref(header)).cast();
+        OwnedFd::from_raw_fd(data.read_unaligned())
+    })
+}
+
+/// One line to syslog(3), as "s3mount" among the daemons.
+pub(crate) fn system_log(severity: c_int, line: &CStr) {
+    /// Kept by the C library for the whole process.
+    const IDENT: &CStr = c"s3mount";
+    const FORMAT: *const c_char = c"%s".as_ptr();
+    static OPENED: std::sync::Once = std::sync::Once::new();
+    // SAFETY: the name is static; the one format takes the one string that is given.
+    unsafe {
+        OPENED.call_once(|| libc::openlog(IDENT.as_ptr(), libc::LOG_PID, libc::LOG_DAEMON));
+        libc::syslog(severity, FORMAT, line.as_ptr());
+    }
+}
+
+fn check(result: c_int) -> io::Result<c_int> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
