@@ -12,6 +12,8 @@ use std::time::Duration;
 pub use environment::{Environment, effective_user};
 use tracing::level_filters::LevelFilter;
 
+pub use crate::store::credentials::Environment as CredentialFiles;
+
 /// One mount.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -41,6 +43,8 @@ pub struct BucketConfig {
     pub expected_bucket_owner: Option<String>,
     /// `AWS_CA_BUNDLE`: a PEM file that is trusted instead of the system's roots.
     pub ca_bundle: Option<PathBuf>,
+    /// The files that hold profiles and keys.
+    pub credential_files: CredentialFiles,
     /// Parsers and the S3 client's runtime use this many threads.
     pub threads_max: usize,
 }

@@ -10,6 +10,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use tokio::runtime::Handle;
+
+use crate::error::FsError;
 use crate::sync::Mutex;
 
 /// One question on its way.
@@ -64,11 +67,21 @@ impl<T: Clone> Future for Wait<T> {
     }
 }
 
-/// All flights of one kind, by question.
+/// All flights of one kind, by question. Clones share them.
 pub(crate) struct Flights<K, T> {
+    shared: Arc<Shared<K, T>>,
+}
+
+struct Shared<K, T> {
     flying: Mutex<HashMap<K, Arc<Flight<T>>>>,
     /// What waiters get when a flight is dropped without an answer.
     abandoned: T,
+}
+
+impl<K, T> Clone for Flights<K, T> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
 }
 
 /// What [`Flights::board`] found.
@@ -80,20 +93,21 @@ pub(crate) enum Boarded<K: Eq + Hash, T: Clone> {
 }
 
 impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
-    pub(crate) fn new(abandoned: T) -> Arc<Self> {
-        Arc::new(Self { flying: Mutex::new(HashMap::new()), abandoned })
+    /// `abandoned` is the answer of a flight whose task ended without one.
+    pub(crate) fn new(abandoned: T) -> Self {
+        Self { shared: Arc::new(Shared { flying: Mutex::new(HashMap::new()), abandoned }) }
     }
 
     /// Joins the flight of `key`, or starts one.
-    pub(crate) fn board(self: &Arc<Self>, key: &K) -> Boarded<K, T> {
-        let mut flying = self.flying.lock();
+    pub(crate) fn board(&self, key: &K) -> Boarded<K, T> {
+        let mut flying = self.shared.flying.lock();
         if let Some(flight) = flying.get(key) {
             return Boarded::Joined(Arc::clone(flight));
         }
         let flight = Flight::new();
         flying.insert(key.clone(), Arc::clone(&flight));
         let landing = Landing {
-            flights: Arc::clone(self),
+            shared: Arc::clone(&self.shared),
             flight: Arc::clone(&flight),
             key: key.clone(),
             landed: false,
@@ -102,9 +116,35 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
     }
 }
 
+impl<K, V> Flights<K, Result<V, FsError>>
+where
+    K: Eq + Hash + Clone + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    /// As [`Flights::board`], with `work` as the task of a flight that is started. Work writes down
+    /// what it learnt before it ends, so that who comes after the landing finds it in memory.
+    pub(crate) fn join<F>(&self, runtime: &Handle, key: &K, work: F) -> Wait<Result<V, FsError>>
+    where
+        F: Future<Output = Result<V, FsError>> + Send + 'static,
+    {
+        match self.board(key) {
+            Boarded::Joined(flight) => flight.wait(),
+            Boarded::Started(flight, landing) => {
+                runtime.spawn(async move {
+                    // The whole duty moves in here, so that it lands also when this never runs.
+                    let landing = landing;
+                    let answer = work.await;
+                    landing.land(answer);
+                });
+                flight.wait()
+            }
+        }
+    }
+}
+
 /// The duty to answer.
 pub(crate) struct Landing<K: Eq + Hash, T: Clone> {
-    flights: Arc<Flights<K, T>>,
+    shared: Arc<Shared<K, T>>,
     flight: Arc<Flight<T>>,
     key: K,
     landed: bool,
@@ -119,7 +159,7 @@ impl<K: Eq + Hash, T: Clone> Landing<K, T> {
     fn finish(&mut self, answer: T) {
         self.landed = true;
         // Off the table first: who boards after the answer must ask again.
-        let flown = self.flights.flying.lock().remove(&self.key);
+        let flown = self.shared.flying.lock().remove(&self.key);
         drop(flown);
         self.flight.land(answer);
     }
@@ -128,7 +168,7 @@ impl<K: Eq + Hash, T: Clone> Landing<K, T> {
 impl<K: Eq + Hash, T: Clone> Drop for Landing<K, T> {
     fn drop(&mut self) {
         if !self.landed {
-            let abandoned = self.flights.abandoned.clone();
+            let abandoned = self.shared.abandoned.clone();
             self.finish(abandoned);
         }
     }
@@ -136,28 +176,58 @@ impl<K: Eq + Hash, T: Clone> Drop for Landing<K, T> {
 
 #[cfg(all(test, not(feature = "shuttle")))]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
+
+    use futures_util::FutureExt;
+
     use super::*;
 
-    #[tokio::test]
-    async fn the_second_asker_joins_the_first() {
-        let flights = Flights::<u8, u32>::new(0);
-        let Boarded::Started(_, landing) = flights.board(&1) else { panic!("first must start") };
-        let Boarded::Joined(flight) = flights.board(&1) else { panic!("second must join") };
-        landing.land(7);
-        assert_eq!(flight.wait().await, 7);
-        assert!(matches!(flights.board(&1), Boarded::Started(..)), "landed flights are over");
+    fn flights() -> Flights<&'static str, Result<u32, FsError>> {
+        Flights::new(Err(FsError::Abandoned))
     }
 
-    #[tokio::test]
-    async fn a_panic_in_the_asking_task_reaches_the_waiters_as_an_answer() {
-        let flights = Flights::<u8, u32>::new(99);
-        let Boarded::Started(flight, landing) = flights.board(&1) else { panic!("must start") };
-        let task = tokio::spawn(async move {
-            let _landing = landing;
-            panic!("planned");
-        });
-        assert_eq!(flight.wait().await, 99);
-        assert!(task.await.is_err());
+    async fn answer_after(ms: u64, runs: Arc<AtomicU32>) -> Result<u32, FsError> {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+        Ok(runs.fetch_add(1, Ordering::Relaxed))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_is_asked_once_and_again_after_the_landing() {
+        let (flights, runs) = (flights(), Arc::new(AtomicU32::new(0)));
+        let join = || flights.join(&Handle::current(), &"q", answer_after(5, Arc::clone(&runs)));
+        let (a, b) = tokio::join!(join(), join());
+        assert_eq!((a.unwrap(), b.unwrap()), (0, 0));
+        assert_eq!(join().await.unwrap(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiter_that_gives_up_does_not_cancel_the_flight() {
+        let (flights, runs) = (flights(), Arc::new(AtomicU32::new(0)));
+        let join = || flights.join(&Handle::current(), &"q", answer_after(5, Arc::clone(&runs)));
+        assert!(join().now_or_never().is_none(), "polled once, then dropped");
+        assert_eq!(join().await.unwrap(), 0);
+        assert_eq!(runs.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_gives_every_waiter_an_error_and_the_next_call_works() {
+        let flights = flights();
+        let bad = || flights.join(&Handle::current(), &"q", async { panic!("planned") });
+        let (a, b) = tokio::join!(bad(), bad());
+        assert!(matches!((a, b), (Err(FsError::Abandoned), Err(FsError::Abandoned))));
+        let good = flights.join(&Handle::current(), &"q", async { Ok(7) });
+        assert_eq!(good.await.unwrap(), 7);
+    }
+
+    #[test]
+    fn a_runtime_that_is_gone_gives_an_error() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let handle = runtime.handle().clone();
+        drop(runtime);
+        let flights = flights();
+        let flight = flights.join(&handle, &"q", async { Ok(7) });
+        assert!(matches!(flight.now_or_never(), Some(Err(FsError::Abandoned))));
     }
 }
 
@@ -179,7 +249,7 @@ mod shuttle_models {
                 let askers: Vec<_> = (0..2)
                     .map(|_| {
                         let (flights, asking, answers) =
-                            (Arc::clone(&flights), Arc::clone(&asking), Arc::clone(&answers));
+                            (flights.clone(), Arc::clone(&asking), Arc::clone(&answers));
                         shuttle::thread::spawn(move || {
                             let first = ask(&flights, &asking, &answers);
                             let second = ask(&flights, &asking, &answers);
@@ -196,7 +266,7 @@ mod shuttle_models {
     }
 
     fn ask(
-        flights: &Arc<Flights<u8, usize>>,
+        flights: &Flights<u8, usize>,
         asking: &Arc<AtomicUsize>,
         answers: &Arc<AtomicUsize>,
     ) -> usize {

@@ -10,6 +10,8 @@ use s3mount::mount::{ExitKind, StartError};
 use s3mount::{log, mount};
 
 fn main() -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    let _scenario = fail::FailScenario::setup();
     let typed: Vec<OsString> = std::env::args_os().collect();
     let json = cli::wants_json(&typed);
     let result = match cli::parse(&typed) {

@@ -8,7 +8,6 @@
 
 mod attach;
 mod mountinfo;
-mod placeholder;
 mod point;
 mod report;
 mod session;
@@ -33,14 +32,30 @@ use start_error::signal_exit_code;
 pub use start_error::{ExitKind, StartError};
 use tokio::runtime::{self, Runtime};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::config::{BucketConfig, Config};
+use crate::data::{Data, DataConfig, Numbering};
 use crate::error::StoreError;
-use crate::store::{ListPage, ListRequest, ObjectStore};
+use crate::fs::{FileSystem, Look, Node};
+use crate::fuse::{self, Adapter};
+use crate::metrics::Metrics;
+use crate::object::DirPath;
+use crate::store::credentials::{readable_by_others, readable_warning};
+use crate::store::{ListPage, ListRequest, ObjectStore, stack};
+use crate::tree::{Tree, TreeConfig};
 
 /// The kernel asks a new mount for its root, which is known from the proof of the bucket: what
 /// takes longer than this is stuck.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the kernel reads ahead of a stream, where it may be set (root): large requests are what
+/// makes a stream cheap, while a page fault of a mapped file cannot be told from one and reads all of
+/// it. docs/ARCHITECTURE.md has the measurements.
+const READ_AHEAD_KIB: u32 = 1024;
+
+/// The part of the budget that listings may hold: metadata evicts up to half of it.
+const NAMES_SHARE: u64 = 2;
 
 /// What is still running when the mount has gone gets this long to notice.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -82,15 +97,17 @@ fn serve(config: &Config, target: Target, report: &mut Report) -> Result<u8, Sta
     let mut signals =
         listening.map_err(|err| StartError::unexpected("cannot listen to signals", &err))?;
 
-    let (store, first_page) =
-        runtime.block_on(unless_ended(&mut signals, prove(&config.bucket)))?;
-    if first_page.objects.is_empty() && first_page.prefixes.is_empty() {
+    for path in readable_by_others(&config.bucket.credential_files.key_files()) {
+        report.warn(&readable_warning(&path));
+    }
+    let proven = runtime.block_on(unless_ended(&mut signals, prove(&config.bucket)))?;
+    if proven.first_page.objects.is_empty() && proven.first_page.prefixes.is_empty() {
         let BucketConfig { bucket, prefix, .. } = &config.bucket;
         if !prefix.is_empty() {
             report.warn(&format!("no key in the bucket {bucket} begins with {prefix}"));
         }
     }
-    let filesystem = build_filesystem(config, store, first_page, runtime.handle());
+    let filesystem = build_filesystem(config, proven, runtime.handle());
 
     let (device, guard) = match target {
         Target::Directory(dir) => {
@@ -102,6 +119,9 @@ fn serve(config: &Config, target: Target, report: &mut Report) -> Result<u8, Sta
     let mut session = Session::start(filesystem, device, &config.mount)
         .map_err(|err| StartError::unexpected("cannot start a thread", &err))?;
     runtime.block_on(unless_ended(&mut signals, answer(&mut session, guard.mount())))?;
+    if let Some(mount) = guard.mount() {
+        read_ahead(mount.device());
+    }
     report.ready()?;
     tracing::info!("{} is mounted on {}", config.mount.source, config.mount.dir.display());
 
@@ -110,32 +130,61 @@ fn serve(config: &Config, target: Target, report: &mut Report) -> Result<u8, Sta
     Ok(code)
 }
 
-/// The one place where the way to the bucket is made.
-///
-/// PLACEHOLDER: becomes `crate::store::stack::connect(bucket, metrics).await`.
-#[expect(clippy::unused_async, reason = "the place of an async call")]
-async fn connect(bucket: &BucketConfig) -> Result<Arc<dyn ObjectStore>, StoreError> {
-    Ok(Arc::new(placeholder::EmptyBucket::new(bucket)))
-}
-
-/// The one place where the file system is made of its layers. `first_page` is the root's.
-///
-/// PLACEHOLDER: becomes `crate::fuse::Adapter`.
-fn build_filesystem(
-    config: &Config,
-    _store: Arc<dyn ObjectStore>,
-    _first_page: ListPage,
-    _runtime: &runtime::Handle,
-) -> impl Filesystem {
-    placeholder::OneFile::new(&config.mount)
+/// The bucket, proven, and its root's first page.
+struct Proven {
+    store: Arc<dyn ObjectStore>,
+    metrics: Arc<Metrics>,
+    first_page: ListPage,
+    /// When that page was asked for.
+    sent: Instant,
 }
 
 /// Connects, and proves bucket, credentials and region by the listing that the root needs anyway.
-async fn prove(bucket: &BucketConfig) -> Result<(Arc<dyn ObjectStore>, ListPage), StartError> {
+async fn prove(bucket: &BucketConfig) -> Result<Proven, StartError> {
     let failed = |err: StoreError| StartError::from_store(&err, bucket);
-    let store = connect(bucket).await.map_err(failed)?;
-    let page = store.list(ListRequest::directory(&bucket.prefix)).await.map_err(failed)?;
-    Ok((store, page))
+    let metrics = Arc::new(Metrics::default());
+    let store = stack::connect(bucket, &bucket.credential_files, Arc::clone(&metrics))
+        .await
+        .map_err(failed)?;
+    let sent = Instant::now();
+    let first_page = store.list(ListRequest::directory(&bucket.prefix)).await.map_err(failed)?;
+    Ok(Proven { store, metrics, first_page, sent })
+}
+
+/// The one place where the file system is made of its layers.
+fn build_filesystem(config: &Config, proven: Proven, runtime: &runtime::Handle) -> impl Filesystem {
+    let Proven { store, metrics, first_page, sent } = proven;
+    let root = DirPath::new(&config.bucket.prefix);
+    let tree = Tree::new(
+        Arc::clone(&store),
+        runtime.clone(),
+        TreeConfig {
+            prefix: root.clone(),
+            metadata_ttl: config.names.metadata_ttl,
+            negative_ttl: config.names.negative_ttl,
+            entries_bytes_max: config.memory_max_bytes / NAMES_SHARE,
+        },
+    );
+    tree.seed(first_page, sent);
+    let inodes = FileSystem::inodes(&root);
+    let numbering: Numbering = {
+        let inodes = Arc::clone(&inodes);
+        Arc::new(move |object| inodes.number(&Node::File(Arc::new(object.clone()))))
+    };
+    let data = Data::new(
+        store,
+        runtime.clone(),
+        metrics,
+        numbering,
+        DataConfig { memory_max_bytes: config.memory_max_bytes, open_ttl: config.open_ttl },
+    );
+    let look = Look {
+        uid: config.mount.uid,
+        gid: config.mount.gid,
+        file_mode: config.mount.file_mode,
+        dir_mode: config.mount.dir_mode,
+    };
+    Adapter::new(FileSystem::new(tree, data, inodes, root, look), runtime.clone())
 }
 
 fn start_runtime(config: &Config) -> Result<Runtime, StartError> {
@@ -145,6 +194,18 @@ fn start_runtime(config: &Config) -> Result<Runtime, StartError> {
         .enable_all()
         .build()
         .map_err(|err| StartError::unexpected("cannot start threads", &err))
+}
+
+/// Raises the kernel's read-ahead where that is allowed.
+fn read_ahead(device: DeviceNumber) {
+    let DeviceNumber { major, minor } = device;
+    match fuse::set_read_ahead(major, minor, READ_AHEAD_KIB) {
+        Ok(()) => {}
+        Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {
+            tracing::debug!("the kernel's read-ahead stays as it is: {err}");
+        }
+        Err(err) => tracing::info!("the kernel's read-ahead stays as it is: {err}"),
+    }
 }
 
 /// A start that a signal gives up.

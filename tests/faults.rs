@@ -107,8 +107,8 @@ fn an_unreachable_server_is_no_empty_directory() {
     simulator.put("myfiles", "d/f", "x");
     let mounted = Mounted::new(&simulator, "myfiles", &["--metadata-ttl", "0"]);
     simulator.shape(|shaping| shaping.errors = Share::All);
-    let listed = fs::read_dir(mounted.join("d"))
-        .and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
+    let listed =
+        fs::read_dir(mounted.join("d")).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
     let errno = listed.err().and_then(|err| err.raw_os_error());
     assert!(matches!(errno, Some(libc::EIO | libc::ETIMEDOUT)), "{errno:?}");
     simulator.shape(|shaping| shaping.errors = Share::None);

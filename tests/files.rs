@@ -99,13 +99,19 @@ fn every_way_of_reading_gives_the_same_bytes() {
         ("dd", format!("dd if={big} bs=1M iflag=direct status=none")),
         ("dd small blocks", format!("dd if={big} bs=7k status=none")),
         ("cat", format!("cat {big}")),
-        ("mapped", format!(
-            "python3 -c \"import mmap,sys; f=open('{big}','rb'); \
+        (
+            "mapped",
+            format!(
+                "python3 -c \"import mmap,sys; f=open('{big}','rb'); \
              sys.stdout.buffer.write(mmap.mmap(f.fileno(),0,prot=mmap.PROT_READ))\""
-        )),
-        ("sendfile", format!(
-            "python3 -c \"import os,sys; f=os.open('{big}',0); at=0\nwhile n:=os.sendfile(1,f,at,1<<20): at+=n\""
-        )),
+            ),
+        ),
+        (
+            "sendfile",
+            format!(
+                "python3 -c \"import os,sys; f=os.open('{big}',0); at=0\nwhile n:=os.sendfile(1,f,at,1<<20): at+=n\""
+            ),
+        ),
     ];
     for (name, script) in cases {
         let output = run("sh", &["-c", &format!("({script}) | sha256sum")], Path::new("/"));
@@ -144,9 +150,11 @@ fn ordinary_programs_work() {
     let first = run("tar", &["-C", from, "-cf", "-", "."], scratch.path()).stdout;
     let second = run("tar", &["-C", from, "-cf", "-", "."], scratch.path()).stdout;
     assert!(first == second && first.len() as u64 > 30 * MIB, "two archives are equal");
-    let found = String::from_utf8(run("find", &[from, "-type", "f"], scratch.path()).stdout).unwrap();
+    let found =
+        String::from_utf8(run("find", &[from, "-type", "f"], scratch.path()).stdout).unwrap();
     assert_eq!(found.lines().count(), simulator.keys("myfiles").len() - 1, "less the marker");
-    let du = String::from_utf8(run("du", &["-b", &format!("{from}/big.bin")], scratch.path()).stdout);
+    let du =
+        String::from_utf8(run("du", &["-b", &format!("{from}/big.bin")], scratch.path()).stdout);
     assert!(du.unwrap().starts_with("31469625\t"));
     run("rsync", &["-rn", &format!("{from}/"), &format!("{to}/")], scratch.path());
     run("df", &[from], scratch.path());
@@ -274,8 +282,7 @@ fn a_name_that_is_not_utf8_costs_no_request() {
 fn modes_and_owners_are_as_asked() {
     let simulator = Simulator::builder().bucket("myfiles").start();
     simulator.put("myfiles", "d/f", "x");
-    let options =
-        ["--uid", "1234", "--gid", "2345", "--file-mode", "0640", "--dir-mode", "0750"];
+    let options = ["--uid", "1234", "--gid", "2345", "--file-mode", "0640", "--dir-mode", "0750"];
     let mounted = Mounted::new(&simulator, "myfiles", &options);
     let (file, directory) = (mounted.join("d/f"), mounted.join("d"));
     let look = |path: &Path| {
@@ -293,10 +300,8 @@ fn a_stream_asks_for_each_byte_once() {
     simulator.put_synthetic("myfiles", "big", 100 * MIB);
     let mounted = Mounted::new(&simulator, "myfiles", &[]);
     simulator.reset_log();
-    let direct = fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_DIRECT)
-        .open(mounted.join("big"));
+    let direct =
+        fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(mounted.join("big"));
     drop(direct.unwrap());
     let output = Command::new("dd")
         .arg(format!("if={}", mounted.join("big").display()))

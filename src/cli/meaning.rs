@@ -70,6 +70,7 @@ fn bucket_config(
             |account| account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit()),
         )?,
         ca_bundle: environment.ca_bundle.as_deref().map(absolute).transpose()?,
+        credential_files: environment.credential_files.clone(),
         threads_max,
     })
 }

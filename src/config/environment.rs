@@ -4,6 +4,8 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use super::CredentialFiles;
+
 /// The surroundings of a start.
 #[derive(Clone, Default, Debug)]
 pub struct Environment {
@@ -11,6 +13,8 @@ pub struct Environment {
     pub endpoint_url: Option<(&'static str, String)>,
     /// `AWS_CA_BUNDLE`.
     pub ca_bundle: Option<PathBuf>,
+    /// The files that hold profiles and keys.
+    pub credential_files: CredentialFiles,
     /// The effective user and group.
     pub uid: u32,
     pub gid: u32,
@@ -28,6 +32,7 @@ impl Environment {
         Self {
             endpoint_url: endpoint_url(),
             ca_bundle: variable("AWS_CA_BUNDLE").map(PathBuf::from),
+            credential_files: CredentialFiles::from_variables(|name| std::env::var_os(name)),
             uid,
             gid,
             cores: std::thread::available_parallelism().map_or(1, usize::from),

@@ -21,7 +21,7 @@ use crate::store::{Body, Condition, GetRequest, Head};
 const SMALL_BYTES_MAX: u64 = 1 << 20;
 
 /// Opens on their way, by inode.
-pub(super) type Openings = Arc<Flights<Ino, Result<Opened, FsError>>>;
+pub(super) type Openings = Flights<Ino, Result<Opened, FsError>>;
 
 /// What `open` found.
 #[derive(Clone, Debug)]
@@ -135,12 +135,7 @@ impl Data {
     }
 
     /// The file that the answer is about: `file` itself, or the one that took its place.
-    fn current(
-        &self,
-        file: &Arc<File>,
-        head: &Head,
-        sent: Instant,
-    ) -> (Arc<File>, Opened) {
+    fn current(&self, file: &Arc<File>, head: &Head, sent: Instant) -> (Arc<File>, Opened) {
         let (current, opened) = if file.object.version.agrees_with(&head.version) {
             (Arc::clone(file), Opened::Current)
         } else {

@@ -28,9 +28,7 @@ mod tests {
 
     #[test]
     fn a_name_that_cannot_be_a_key_is_answered_without_a_request() {
-        let errno = |name: &'static [u8]| {
-            parse(OsStr::from_bytes(name)).map_err(|err| err.errno())
-        };
+        let errno = |name: &'static [u8]| parse(OsStr::from_bytes(name)).map_err(|err| err.errno());
         assert_eq!(errno(b"a b+%.txt"), Ok("a b+%.txt"));
         assert_eq!(errno("\u{e9}".as_bytes()), Ok("\u{e9}"));
         assert_eq!(errno(b"\xff\xfe"), Err(libc::ENOENT));

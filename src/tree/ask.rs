@@ -8,10 +8,10 @@ use tracing::debug;
 
 use super::answer::{Answer, Source, What};
 use super::directory::{Directory, Opening, Plan};
-use super::flight::Flight;
 use super::snapshot::Snapshot;
 use super::{Tree, is_outage};
 use crate::error::{FsError, StoreError, StoreErrorKind};
+use crate::flight::Wait;
 use crate::store::{Head, ListPage, ListRequest};
 
 /// What one LIST of exactly a name said of it.
@@ -57,7 +57,7 @@ impl Tree {
             tree.trim();
             Ok(answer)
         };
-        self.names.join(&self.runtime, key, work).landed().await
+        self.names.join(&self.runtime, &key, work).await
     }
 
     /// Lists `directory` again while old answers go on.
@@ -68,7 +68,7 @@ impl Tree {
             let (listing, n_pages) = about.begin_refresh(|| tree.begin(&about), &tree.ages, now);
             while listing.n_pages() < n_pages {
                 let Some(page) = tree.next_page(&about, &listing) else { break };
-                if let Err(err) = page.landed().await {
+                if let Err(err) = page.await {
                     debug!("list {:?} again: {err}", about.path.as_str());
                     if is_outage(&err) {
                         tree.warn_of_outage(&err);
@@ -79,7 +79,7 @@ impl Tree {
             Ok(())
         };
         // Nobody waits for it.
-        drop(self.refreshes.join(&self.runtime, directory.path.clone(), work));
+        drop(self.refreshes.join(&self.runtime, &directory.path, work));
     }
 
     /// Asks for pages until it is seen whether the directory has keys: one, but for servers that
@@ -94,7 +94,7 @@ impl Tree {
                 return Ok(has_keys);
             }
             if let Some(page) = self.next_page(directory, listing) {
-                page.landed().await?;
+                page.await?;
             }
         }
     }
@@ -104,7 +104,7 @@ impl Tree {
         self: &Arc<Self>,
         directory: &Arc<Directory>,
         listing: &Arc<Snapshot>,
-    ) -> Option<Flight<()>> {
+    ) -> Option<Wait<Result<(), FsError>>> {
         let (index, request) = listing.next_request()?;
         let (tree, about, pages) = (Arc::clone(self), Arc::clone(directory), Arc::clone(listing));
         let work = async move {
@@ -124,7 +124,7 @@ impl Tree {
             tree.note(&about, &pages, &news);
             Ok(())
         };
-        Some(listing.flights.join(&self.runtime, index, work))
+        Some(listing.flights.join(&self.runtime, &index, work))
     }
 
     /// HEAD of the name and LIST of the directory of that name, at once. That LIST is a full page

@@ -82,7 +82,7 @@ impl DirHandle {
                 return Ok(Vec::new());
             }
             if let Some(page) = self.tree.next_page(&self.directory, &listing) {
-                page.landed().await?;
+                page.await?;
             }
         }
     }

@@ -6,7 +6,7 @@
 //! directory, and what to ask next), `ask` (the requests), `handle` (reading a directory).
 //!
 //! Invariants: what is in memory is answered at the first poll and wakes nobody. Every request runs
-//! as a task of its own ([`flight`]); it writes down what it learnt before it wakes its waiters, and
+//! as a task of its own ([`crate::flight`]); it writes down what it learnt before it wakes its waiters, and
 //! they take the answer from the flight, so that a time to live of 0 still answers them.
 //! Lock order: tree directories < state of one directory < state of one snapshot. None is held
 //! across an await.
@@ -15,7 +15,6 @@ mod answer;
 mod ask;
 mod block;
 mod directory;
-mod flight;
 mod handle;
 mod listing;
 mod name;
@@ -40,13 +39,13 @@ pub use self::name::{NAME_BYTES_MAX, is_presentable};
 
 use self::answer::{Ages, Answer, Source, What};
 use self::directory::{Directory, Opening, Plan};
-use self::flight::Flights;
 use self::name::KEY_BYTES_MAX;
 use self::said::{Said, Topic};
 use self::snapshot::{News, Snapshot};
 use self::weight::Scales;
 use crate::config::{MetadataTtl, Ttl};
 use crate::error::FsError;
+use crate::flight::Flights;
 use crate::object::{DirPath, Object, Version};
 use crate::store::{ListPage, ObjectStore};
 
@@ -98,9 +97,9 @@ pub struct Tree {
     /// Those used longest ago are forgotten when `scales` show more than `bytes_max`.
     directories: Mutex<LruCache<DirPath, Arc<Directory>>>,
     /// Questions about one name.
-    names: Flights<(DirPath, Box<str>), Answer>,
+    names: Flights<(DirPath, Box<str>), Result<Answer, FsError>>,
     /// Directories that are listed again behind.
-    refreshes: Flights<DirPath, ()>,
+    refreshes: Flights<DirPath, Result<(), FsError>>,
     /// Cleared for good when the server is found to list in another order than that of keys.
     lists_in_order: AtomicBool,
     said: Said,
@@ -117,8 +116,8 @@ impl Tree {
             bytes_max: entries_bytes_max,
             scales: Scales::default(),
             directories: Mutex::new(LruCache::unbounded()),
-            names: Flights::new(),
-            refreshes: Flights::new(),
+            names: Flights::new(Err(FsError::Abandoned)),
+            refreshes: Flights::new(Err(FsError::Abandoned)),
             lists_in_order: AtomicBool::new(true),
             said: Said::new(),
         })

@@ -11,11 +11,11 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, Source, What};
 use super::block::Block;
-use super::flight::Flights;
 use super::listing::Assembly;
 use super::name::directory_order;
 use super::weight::{Scales, Weight};
-use crate::error::{StoreError, StoreErrorKind};
+use crate::error::{FsError, StoreError, StoreErrorKind};
+use crate::flight::Flights;
 use crate::object::DirPath;
 use crate::store::{ListPage, ListRequest};
 
@@ -24,7 +24,7 @@ pub(super) struct Snapshot {
     prefix: DirPath,
     state: Mutex<State>,
     /// By the number of the page: it is asked for once, however many readers need it.
-    pub(super) flights: Flights<usize, ()>,
+    pub(super) flights: Flights<usize, Result<(), FsError>>,
 }
 
 struct State {
@@ -70,7 +70,11 @@ impl Snapshot {
             next: Next::First,
             weight: scales.weight(SNAPSHOT_BYTES),
         };
-        Self { prefix: prefix.clone(), state: Mutex::new(state), flights: Flights::new() }
+        Self {
+            prefix: prefix.clone(),
+            state: Mutex::new(state),
+            flights: Flights::new(Err(FsError::Abandoned)),
+        }
     }
 
     /// The number of the next page and the request for it; `None` when the listing is complete.
