@@ -19,22 +19,25 @@ const CACHING: &str = "Caching and memory";
 const RUNNING: &str = "Running";
 const LOGGING: &str = "Logging";
 
+/// Broken by hand, to fit into 80 columns.
 const AFTER_HELP: &str = "\
-Sizes are written 512MiB, 128M or 1G (K, M, G, T and KiB, MiB, GiB, TiB count in 1024; KB, MB, GB, TB \
-in 1000), or as plain bytes. Times are written 60s, 5m or 1m30s (a plain number is seconds).
+Sizes are written 512MiB, 128M, 1G or in plain bytes: K, M, G, T and KiB, MiB,
+GiB, TiB count in 1024, KB, MB, GB, TB in 1000. Times are written 60s, 5m or
+1m30s; a plain number is seconds.
 
-Credentials and region are found as by the AWS command line: environment, ~/.aws, container, instance.
-AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL and AWS_CA_BUNDLE are honored.
+Credentials and region are found as by the AWS command line: environment, ~/.aws,
+container, instance. AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL and AWS_CA_BUNDLE are
+honored.
 
-Exit codes: 0 mounted (with --foreground: unmounted), 2 usage, 3 no credentials, 4 denied, 5 not found,
-6 network or server, 7 mount point, 8 FUSE, 1 anything else.
+Exit codes: 0 mounted (with --foreground: unmounted), 2 usage, 3 no credentials,
+4 denied, 5 not found, 6 network or server, 7 mount point, 8 FUSE, 1 anything else.
 
 Examples:
   s3mount myfiles /mnt/s3
   s3mount s3://myfiles/some/prefix /mnt/s3 --region eu-west-1
   s3mount --no-sign-request --foreground public-data /mnt/s3
 In /etc/fstab:
-  s3://myfiles/some/prefix  /mnt/s3  fuse.s3mount  ro,_netdev,allow_other,region=eu-west-1  0  0";
+  s3://myfiles/prefix /mnt/s3 fuse.s3mount ro,_netdev,allow_other,profile=work 0 0";
 
 /// Shows an S3 bucket as an ordinary read-only directory.
 #[derive(Parser, Clone, Debug)]

@@ -50,7 +50,8 @@ pub fn start(config: &LogConfig) -> io::Result<()> {
 
 /// Keys of objects may be in it: it is for its owner and group.
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
+    let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path);
+    file.map_err(|err| io::Error::new(err.kind(), format!("--log-file {}: {err}", path.display())))
 }
 
 /// A panic costs one request, and must not pass unseen in a process without a terminal.

@@ -35,8 +35,7 @@ fn main() -> ExitCode {
 
 fn start(args: Args) -> Result<u8, StartError> {
     let config = Config::new(args, &Environment::read())?;
-    log::start(&config.log).map_err(|err| {
-        StartError::new(ExitKind::Other, format!("the log file cannot be opened: {err}"))
-    })?;
+    log::start(&config.log)
+        .map_err(|err| StartError::new(ExitKind::Other, format!("no log can be written: {err}")))?;
     mount::run(&config)
 }

@@ -74,7 +74,7 @@ pub fn run(config: &Config) -> Result<u8, StartError> {
     }
 
     let dir = match &target {
-        Target::Directory(dir) => Some(dir.clone()),
+        Target::Directory { path, .. } => Some(path.clone()),
         Target::Descriptor(_) => None,
     };
     let result = report::in_background(ready, json, |report| serve(config, target, report));
@@ -109,18 +109,22 @@ fn serve(config: &Config, target: Target, report: &mut Report) -> Result<u8, Sta
     }
     let filesystem = build_filesystem(config, proven, runtime.handle());
 
-    let (device, guard) = match target {
-        Target::Directory(dir) => {
-            let (device, mount) = attach(&dir, &config.mount)?;
-            (device, MountGuard::new(Some(mount)))
+    let (device, guard, claim) = match target {
+        Target::Directory { path, claim } => {
+            let (device, mount) = attach(&path, &config.mount)?;
+            (device, MountGuard::new(Some(mount)), claim)
         }
-        Target::Descriptor(device) => (device, MountGuard::new(None)),
+        Target::Descriptor(device) => (device, MountGuard::new(None), None),
     };
     let mut session = Session::start(filesystem, device, &config.mount)
         .map_err(|err| StartError::unexpected("cannot start a thread", &err))?;
     runtime.block_on(unless_ended(&mut signals, answer(&mut session, guard.mount())))?;
     if let Some(mount) = guard.mount() {
         read_ahead(mount.device());
+    }
+    if let Some(claim) = claim {
+        // The waiting parent has the lock, too: closing it here would not be enough.
+        let _ = claim.unlock();
     }
     report.ready()?;
     tracing::info!("{} is mounted on {}", config.mount.source, config.mount.dir.display());
@@ -257,25 +261,30 @@ async fn answer(session: &mut Session, mount: Option<&Mount>) -> Result<(), Star
 
 /// Serves until the session ends, which a first signal asks for and a second one does not wait for.
 async fn until_the_end(mut session: Session, guard: MountGuard, signals: &mut Signals) -> u8 {
-    let signal = tokio::select! {
-        result = session.ended() => return ended(result, session, guard),
-        signal = signals.end() => signal,
-    };
-    let Some(mount) = guard.mount().cloned() else {
-        tracing::info!("ended by signal {signal}; whoever mounted the descriptor unmounts it");
-        return 0;
-    };
-    let unmount = tokio::task::spawn_blocking(move || {
-        let result = mount.unmount();
-        say_how_it_went(&mount, &result);
-    });
-    // The unmount goes on by itself: it may wait for a helper.
-    drop(unmount);
-    tokio::select! {
-        result = session.ended() => ended(result, session, guard),
-        signal = signals.end() => {
-            tracing::warn!("ended by a second signal; whoever still uses the mount gets errors");
-            signal_exit_code(signal) // The guard detaches what is left.
+    loop {
+        tokio::select! {
+            result = session.ended() => return ended(result, session, guard),
+            signal = signals.end() => if guard.mount().is_none() {
+                tracing::info!("ended by signal {signal}; whoever mounted the descriptor unmounts it");
+                return 0;
+            },
+        }
+        let mount = guard.mount().cloned();
+        let unmounting = async {
+            let unmount = move || mount.is_some_and(|mount| unmount(&mount));
+            // Not in this thread: it may wait for a helper.
+            if tokio::task::spawn_blocking(unmount).await.unwrap_or(false) {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            result = session.ended() => return ended(result, session, guard),
+            signal = signals.end() => {
+                tracing::warn!("ended by a second signal; whoever still uses the mount gets errors");
+                return signal_exit_code(signal); // The guard detaches what is left.
+            }
+            // It could not be unmounted: the next signal is a first one again.
+            () = unmounting => {}
         }
     }
 }
@@ -295,19 +304,31 @@ fn ended(result: io::Result<()>, session: Session, guard: MountGuard) -> u8 {
     }
 }
 
-fn say_how_it_went(mount: &Mount, result: &Unmounted) {
+/// Whether the session is going to end.
+fn unmount(mount: &Mount) -> bool {
     let dir = mount.dir().display();
-    match result {
-        Unmounted::Gone => {}
-        Unmounted::Detached => tracing::warn!(
-            "{dir} is in use: it was detached, and this process ends when the last user has left"
-        ),
+    match mount.unmount() {
+        Unmounted::Gone => true,
+        Unmounted::Detached => {
+            tracing::warn!(
+                "{dir} is in use: it was detached, and this process ends when the last user has left"
+            );
+            true
+        }
         Unmounted::Absent => {
             tracing::warn!("{dir} is already unmounted, but in use until the last user has left");
+            true
         }
-        Unmounted::Covered => tracing::error!(
-            "{dir} cannot be unmounted: another file system is mounted over it; unmount that first"
-        ),
-        Unmounted::Failed(reason) => tracing::error!("{dir} cannot be unmounted: {reason}"),
+        Unmounted::Covered => {
+            tracing::error!(
+                "{dir} cannot be unmounted: another file system is mounted over it; unmount that \
+                 first"
+            );
+            false
+        }
+        Unmounted::Failed(reason) => {
+            tracing::error!("{dir} cannot be unmounted: {reason}");
+            false
+        }
     }
 }

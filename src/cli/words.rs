@@ -5,7 +5,6 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
 use clap::Command;
-use clap::error::ErrorKind;
 
 const RESERVED: &[&str] = &[
     "umount",
@@ -42,8 +41,7 @@ pub(super) fn check(command: &Command, typed: &[OsString]) -> Result<(), clap::E
         return Ok(());
     }
     if word == "help" {
-        let help = command.clone().render_long_help().ansi().to_string();
-        return Err(clap::Error::raw(ErrorKind::DisplayHelp, help));
+        return command.clone().try_get_matches_from(["s3mount", "--help"]).map(drop);
     }
     Err(super::wrong(format!(
         "`{word}` is a command of s3mount that is not available yet; to mount a bucket of this \

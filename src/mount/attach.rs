@@ -106,9 +106,7 @@ impl Mount {
     /// After the session's end the device number may already be another mount's. What answers "not
     /// connected" under our number is what an abort of the connection left of us.
     fn detach_if_dead(&self) {
-        if self.hindrance().is_none()
-            && std::fs::metadata(&self.dir).is_err_and(|err| is_dead(&err))
-        {
+        if self.hindrance().is_none() && is_dead(&self.dir) {
             self.detach();
         }
     }
@@ -301,6 +299,11 @@ fn refused(dir: &Path, stderr: &[u8]) -> StartError {
             format!("{shown} must belong to the mounting user and be writable ({words})"),
         );
     }
+    if said("open /dev/fuse: Permission denied") {
+        let sentence = "/dev/fuse is closed to this user: mount as root, or let it be opened with \
+                        `chmod 666 /dev/fuse`, as udev does";
+        return StartError::new(ExitKind::Fuse, sentence);
+    }
     if said("/dev/fuse") || said("fuse device not found") {
         return no_device(&io::Error::other(words));
     }
@@ -339,6 +342,7 @@ mod tests {
         check_refused("fusermount3: user has no write access to mountpoint /mnt/s3\n", 7, "belong");
         check_refused("fusermount3: mount failed: Permission denied\n", 8, "AppArmor");
         check_refused("fusermount3: failed to open /dev/fuse: No such file\n", 8, "modprobe");
+        check_refused("fusermount3: failed to open /dev/fuse: Permission denied\n", 8, "chmod");
         check_refused("", 8, "no reason");
     }
 

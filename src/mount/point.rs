@@ -1,5 +1,6 @@
 //! The place of the mount, looked at before anything else is done: most mistakes are seen here.
 
+use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -12,8 +13,13 @@ use super::sys;
 /// Where the file system is to appear.
 #[derive(Debug)]
 pub(super) enum Target {
-    /// An absolute path without links.
-    Directory(PathBuf),
+    Directory {
+        /// Absolute, without links.
+        path: PathBuf,
+        /// Locked until the mount is ready, so that of two starts at once one is refused: the
+        /// kernel would mount them over each other.
+        claim: Option<File>,
+    },
     /// `/dev/fd/N`: mounted, and unmounted, by someone else.
     Descriptor(OwnedFd),
 }
@@ -31,39 +37,37 @@ pub(super) fn check(dir: &Path, warn: &mut dyn FnMut(&str)) -> Result<Target, St
         return check_descriptor(dir, number);
     }
     for _ in 0..LAYERS_MAX {
-        match std::fs::metadata(dir) {
-            Ok(found) if !found.is_dir() => {
-                return Err(wrong(format!("{} is not a directory", dir.display())));
-            }
-            Ok(_) => return check_directory(dir, warn).map(Target::Directory),
-            Err(err) if is_dead(&err) => {
-                take_dead_away(dir)?;
-                warn(&format!(
-                    "{} held the mount of an s3mount that had died; it was unmounted",
-                    dir.display()
-                ));
-            }
-            Err(err) => return Err(not_usable(dir, &err)),
+        if !is_dead(dir) {
+            return check_directory(dir, warn);
         }
+        take_dead_away(dir)?;
+        let shown = dir.display();
+        warn(&format!("{shown} held the mount of an s3mount that had died; it was unmounted"));
     }
     Err(wrong(format!("{} holds too many dead mounts; unmount them", dir.display())))
 }
 
 /// After the death of a process that had mounted on `dir`, a resolved path.
 pub(super) fn take_dead_mount_of_ours_away(dir: &Path) {
-    if std::fs::metadata(dir).is_err_and(|err| is_dead(&err)) {
+    if is_dead(dir) {
         // The failure of the start is what is told, not that of the repair.
         let _ = take_dead_away(dir);
     }
 }
 
-/// "Transport endpoint is not connected": what every call says of a FUSE mount without a process.
-pub(super) fn is_dead(err: &io::Error) -> bool {
-    err.raw_os_error() == Some(libc::ENOTCONN)
+/// "Transport endpoint is not connected": a FUSE mount without a process.
+pub(super) fn is_dead(dir: &Path) -> bool {
+    sys::ask_sizes(dir).is_err_and(|err| err.raw_os_error() == Some(libc::ENOTCONN))
 }
 
-fn check_directory(dir: &Path, warn: &mut dyn FnMut(&str)) -> Result<PathBuf, StartError> {
+fn check_directory(dir: &Path, warn: &mut dyn FnMut(&str)) -> Result<Target, StartError> {
+    let found = std::fs::metadata(dir).map_err(|err| not_usable(dir, &err))?;
+    if !found.is_dir() {
+        return Err(wrong(format!("{} is not a directory", dir.display())));
+    }
     let path = dir.canonicalize().map_err(|err| not_usable(dir, &err))?;
+    let claim = claim(&path)?;
+    // Only now: whoever had the claim before has mounted.
     if let Some(entry) = fuse_mount_at(&path)? {
         return Err(already_mounted(&path, &entry));
     }
@@ -74,7 +78,19 @@ fn check_directory(dir: &Path, warn: &mut dyn FnMut(&str)) -> Result<PathBuf, St
             path.display()
         ));
     }
-    Ok(path)
+    Ok(Target::Directory { path, claim })
+}
+
+/// `None` where the directory cannot be read or its file system has no locks.
+fn claim(path: &Path) -> Result<Option<File>, StartError> {
+    let Ok(dir) = File::open(path) else { return Ok(None) };
+    match dir.try_lock() {
+        Ok(()) => Ok(Some(dir)),
+        Err(TryLockError::WouldBlock) => {
+            Err(wrong(format!("another s3mount is about to mount on {}", path.display())))
+        }
+        Err(TryLockError::Error(_)) => Ok(None),
+    }
 }
 
 fn take_dead_away(dir: &Path) -> Result<(), StartError> {
@@ -118,7 +134,7 @@ fn fuse_mount_at(path: &Path) -> Result<Option<Entry>, StartError> {
 fn already_mounted(path: &Path, entry: &Entry) -> StartError {
     let what = if entry.fs_type == FS_TYPE { "an s3mount" } else { "a FUSE mount" };
     wrong(format!(
-        "{} is already {what} of {}; unmount it first, with: umount {0}",
+        "{} is already {what} of {}; unmount it first, with: umount {0} (or fusermount3 -u {0})",
         path.display(),
         entry.source
     ))
@@ -181,16 +197,23 @@ mod tests {
     fn a_directory_is_resolved_and_a_full_one_is_warned_of() {
         let dir = tempfile::tempdir().unwrap();
         let mut warnings = Vec::new();
-        let Target::Directory(path) =
-            check(&dir.path().join("."), &mut |it| warnings.push(it.to_owned())).unwrap()
-        else {
-            panic!("not a directory")
-        };
+        let target = check(&dir.path().join("."), &mut |it| warnings.push(it.to_owned())).unwrap();
+        let Target::Directory { path, claim } = target else { panic!("not a directory") };
+        drop(claim);
         assert_eq!(path, dir.path().canonicalize().unwrap());
         assert!(warnings.is_empty(), "{warnings:?}");
         std::fs::write(dir.path().join("file"), "").unwrap();
         check(dir.path(), &mut |it| warnings.push(it.to_owned())).unwrap();
         assert!(warnings[0].contains("not empty"), "{warnings:?}");
+    }
+
+    #[test]
+    fn of_two_starts_at_once_one_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = check(dir.path(), &mut |_| {}).unwrap();
+        check_refused(dir.path(), "another s3mount");
+        drop(first);
+        check(dir.path(), &mut |_| {}).unwrap();
     }
 
     #[test]

@@ -102,6 +102,15 @@ pub(crate) fn unmount(dir: &Path, lazily: bool) -> io::Result<()> {
     check(unsafe { libc::umount2(dir.as_ptr(), flags) }).map(drop)
 }
 
+/// Asks the file system at `dir` for its sizes, which no kernel answers from a cache: attributes of a
+/// mount whose process is dead are known for as long as it had said.
+pub(crate) fn ask_sizes(dir: &Path) -> io::Result<()> {
+    let dir = CString::new(dir.as_os_str().as_bytes())?;
+    let mut sizes = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: a string with its terminating zero and room for the answer, which outlive the call.
+    check(unsafe { libc::statfs(dir.as_ptr(), sizes.as_mut_ptr()) }).map(drop)
+}
+
 /// Lets the program that `command` starts have `fd` under the same number.
 pub(crate) fn inherit(command: &mut Command, fd: &OwnedFd) {
     let number = fd.as_raw_fd();
