@@ -359,6 +359,8 @@ mod tests {
     use std::io::Write;
     use std::sync::atomic::{AtomicU64, Ordering};
 
+    use aws_config::provider_config::ProviderConfig;
+    use aws_smithy_runtime_api::client::http::http_client_fn;
     use futures_util::FutureExt;
     use tokio::time::advance;
 
@@ -415,6 +417,34 @@ mod tests {
         advance(Duration::from_secs(60)).await;
         assert_eq!(key(&credentials).await, "second");
         assert_eq!(builds.load(Ordering::Relaxed), 2, "an unchanged file builds nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_sdks_own_profile_provider_follows_its_file() {
+        let text = |id: &str| {
+            format!("[default]\naws_access_key_id = {id}\naws_secret_access_key = SECRET\n")
+        };
+        let file = file_with(&text("ONE"));
+        let path = file.path().to_owned();
+        let build: BuildChain = Box::new(move || {
+            #[expect(deprecated, reason = "the name of the type that does it is not exported")]
+            let files = aws_config::profile::profile_file::ProfileFiles::builder()
+                .with_file(aws_config::profile::profile_file::ProfileFileKind::Credentials, &path)
+                .build();
+            let no_network = http_client_fn(|_, _| unreachable!("a file is all it takes"));
+            let provider = ProviderConfig::without_region().with_http_client(no_network);
+            let profile = aws_config::profile::ProfileFileCredentialsProvider::builder()
+                .configure(&provider)
+                .profile_name("default")
+                .profile_files(files)
+                .build();
+            async move { SharedCredentialsProvider::new(profile) }.boxed()
+        });
+        let credentials = ReloadingCredentials::new(build, vec![file.path().to_owned()]);
+        assert_eq!(key(&credentials).await, "ONE");
+        std::fs::write(file.path(), text("SECOND")).unwrap();
+        advance(Duration::from_secs(6)).await;
+        assert_eq!(key(&credentials).await, "SECOND");
     }
 
     #[tokio::test(start_paused = true)]
