@@ -16,7 +16,7 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// The files that the default chain reads. Filled by `config.rs`, the reader of the environment.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -94,6 +94,10 @@ const RENEW_BEFORE: Duration = Duration::from_secs(60);
 /// With temporary credentials that can not be renewed, the old ones are used on, and the next
 /// attempt is made after this time.
 const FAILED_RENEWAL_PAUSE: Duration = Duration::from_secs(10);
+
+/// A credential_process may ask its user something; one that hangs must not hold up all others for
+/// ever.
+const LOAD_MAX: Duration = Duration::from_secs(60);
 
 struct Shared {
     build: BuildChain,
@@ -181,6 +185,7 @@ impl ReloadingCredentials {
             if !state.may_rebuild() {
                 return false;
             }
+            tracing::info!("S3 refused the credentials: loading them again");
             state.stale = true;
         }
         self.load().await.is_ok()
@@ -276,7 +281,10 @@ impl Shared {
                 chain.insert((self.build)().await).clone()
             }
         };
-        let loaded = built.provide_credentials().await.map_err(|err| sentence(&err));
+        let loaded = match timeout(LOAD_MAX, built.provide_credentials()).await {
+            Ok(loaded) => loaded.map_err(|err| sentence(&err)),
+            Err(_) => Err(format!("none came within {} s", LOAD_MAX.as_secs())),
+        };
         if loaded.is_err() {
             // The profile provider remembers what it read: the next load starts from the files.
             *chain = None;

@@ -299,8 +299,8 @@ pub(super) fn transport(err: &(dyn Error + 'static)) -> String {
         );
     }
     let words = chain(err);
-    if words.contains("dns error") {
-        return format!("its name is not resolved ({words})");
+    if let Some((_, reason)) = words.split_once("dns error") {
+        return format!("its name is not resolved ({})", reason.trim_start_matches(": "));
     }
     let kind = causes(err).find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
     match kind {

@@ -449,7 +449,9 @@ async fn a_ca_bundle_is_trusted_and_an_unknown_certificate_is_told_as_such() {
     };
     let trusted = open(&with(Some(bundle.path().to_owned()))).await;
     trusted.list(ListRequest::directory("")).await.unwrap();
-    let err = open(&with(None)).await.list(ListRequest::directory("")).await.unwrap_err();
+    let (_, other) = secret_server().await;
+    let distrusted = open(&with(Some(other.path().to_owned()))).await;
+    let err = distrusted.list(ListRequest::directory("")).await.unwrap_err();
     assert_eq!(err.kind(), StoreErrorKind::Unreachable);
     assert!(
         err.message().contains("certificate") && err.message().contains("AWS_CA_BUNDLE"),
