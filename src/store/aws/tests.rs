@@ -498,3 +498,20 @@ async fn a_bucket_with_a_dot_is_asked_by_path() {
     let (url, _) = captured("my.bucket").await;
     assert_eq!(url, "https://s3.us-east-1.amazonaws.com/my.bucket/k");
 }
+
+#[tokio::test]
+async fn a_key_is_asked_for_as_it_is() {
+    let server = Server::start(|_| answer(200, ETAG, "")).await;
+    let store = store(&server).await;
+    for (key, target) in [
+        ("a//b", "/bucket/a//b"),
+        ("/a", "/bucket//a"),
+        ("a/../b", "/bucket/a/../b"),
+        ("./a", "/bucket/./a"),
+        ("a+b c%", "/bucket/a%2Bb%20c%25"),
+        ("d/", "/bucket/d/"),
+    ] {
+        store.head(key).await.unwrap();
+        assert_eq!(server.seen().pop().unwrap().line, format!("HEAD {target}"));
+    }
+}
