@@ -16,7 +16,7 @@ pub enum RequestKind {
 }
 
 impl RequestKind {
-    /// In the order of [`RequestKind::index`].
+    /// All three, for those who print the counters of each.
     pub const ALL: [Self; 3] = [Self::Head, Self::List, Self::Get];
 
     /// The name of the operation, as S3's documentation and a request log have it.

@@ -4,6 +4,7 @@
 
 mod answer;
 mod connect;
+mod document;
 mod errors;
 mod listing;
 #[cfg(test)]
@@ -20,7 +21,8 @@ use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
 
 use self::answer::{ExactBody, condition_kept, extent, if_match};
-use self::errors::Operation;
+use self::document::{Document, TakeBody};
+use self::errors::{Operation, transport};
 use super::credentials::{Environment, ReloadingCredentials};
 use super::{Condition, GetAnswer, GetRequest, Head, ListPage, ListRequest, ObjectStore};
 use crate::config::BucketConfig;
@@ -31,6 +33,7 @@ use crate::object::{ETag, Version};
 /// One bucket.
 pub struct AwsStore {
     bucket: String,
+    profile: Option<String>,
     requester: Option<RequestPayer>,
     expected_bucket_owner: Option<String>,
     endpoint_url: Option<String>,
@@ -65,6 +68,7 @@ impl AwsStore {
         let live = Live::new(&builder, region, endpoint_url.as_deref());
         Self {
             bucket: config.bucket.clone(),
+            profile: config.profile.clone(),
             requester: config.requester_pays.then_some(RequestPayer::Requester),
             expected_bucket_owner: config.expected_bucket_owner.clone(),
             endpoint_url,
@@ -102,6 +106,7 @@ impl AwsStore {
                 region: &live.region,
                 endpoint: &live.endpoint,
                 bucket: &self.bucket,
+                profile: self.profile.as_deref(),
             };
             let err = failure(&operation);
             if !moved && self.follow(&live, &err) {
@@ -172,8 +177,20 @@ impl AwsStore {
             .encoding_type(EncodingType::Url)
             .set_request_payer(self.requester.clone())
             .set_expected_bucket_owner(self.expected_bucket_owner.clone());
-        let answer = listing.send().await.map_err(|err| failure(move |o| o.sdk_error(&err)))?;
-        listing::page(request, &answer, &self.warned).map_err(broken_rule)
+        let body = TakeBody::default();
+        let listing = listing.customize().interceptor(body.clone());
+        listing.send().await.map_err(|err| failure(move |o| o.sdk_error(&err)))?;
+        let body = body.taken().ok_or_else(|| broken_rule("the answer has no body"))?;
+        let body = body.collect().await.map_err(|err| {
+            let what = format!("the listing broke off ({})", transport(&err));
+            failure(move |o| o.failed(StoreErrorKind::Unreachable, &what))
+        })?;
+        // Cut on its way, or not from S3 at all; only another try can tell.
+        let document = Document::parse(&body.into_bytes()).map_err(|what| {
+            let what = format!("the listing can not be read: {what}");
+            failure(move |o| o.failed(StoreErrorKind::Unreachable, &what))
+        })?;
+        listing::page(request, document, &self.warned).map_err(broken_rule)
     }
 
     async fn get_object(

@@ -16,7 +16,7 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// The files that the default chain reads. Filled by `config.rs`, the reader of the environment.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -94,6 +94,10 @@ const RENEW_BEFORE: Duration = Duration::from_secs(60);
 /// With temporary credentials that can not be renewed, the old ones are used on, and the next
 /// attempt is made after this time.
 const FAILED_RENEWAL_PAUSE: Duration = Duration::from_secs(10);
+
+/// A credential_process may ask its user something; one that hangs must not hold up all others for
+/// ever.
+const LOAD_MAX: Duration = Duration::from_secs(60);
 
 struct Shared {
     build: BuildChain,
@@ -181,6 +185,7 @@ impl ReloadingCredentials {
             if !state.may_rebuild() {
                 return false;
             }
+            tracing::info!("S3 refused the credentials: loading them again");
             state.stale = true;
         }
         self.load().await.is_ok()
@@ -276,7 +281,10 @@ impl Shared {
                 chain.insert((self.build)().await).clone()
             }
         };
-        let loaded = built.provide_credentials().await.map_err(|err| sentence(&err));
+        let loaded = match timeout(LOAD_MAX, built.provide_credentials()).await {
+            Ok(loaded) => loaded.map_err(|err| sentence(&err)),
+            Err(_) => Err(format!("none came within {} s", LOAD_MAX.as_secs())),
+        };
         if loaded.is_err() {
             // The profile provider remembers what it read: the next load starts from the files.
             *chain = None;
@@ -359,6 +367,8 @@ mod tests {
     use std::io::Write;
     use std::sync::atomic::{AtomicU64, Ordering};
 
+    use aws_config::provider_config::ProviderConfig;
+    use aws_smithy_runtime_api::client::http::http_client_fn;
     use futures_util::FutureExt;
     use tokio::time::advance;
 
@@ -415,6 +425,34 @@ mod tests {
         advance(Duration::from_secs(60)).await;
         assert_eq!(key(&credentials).await, "second");
         assert_eq!(builds.load(Ordering::Relaxed), 2, "an unchanged file builds nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_sdks_own_profile_provider_follows_its_file() {
+        let text = |id: &str| {
+            format!("[default]\naws_access_key_id = {id}\naws_secret_access_key = SECRET\n")
+        };
+        let file = file_with(&text("ONE"));
+        let path = file.path().to_owned();
+        let build: BuildChain = Box::new(move || {
+            #[expect(deprecated, reason = "the name of the type that does it is not exported")]
+            let files = aws_config::profile::profile_file::ProfileFiles::builder()
+                .with_file(aws_config::profile::profile_file::ProfileFileKind::Credentials, &path)
+                .build();
+            let no_network = http_client_fn(|_, _| unreachable!("a file is all it takes"));
+            let provider = ProviderConfig::without_region().with_http_client(no_network);
+            let profile = aws_config::profile::ProfileFileCredentialsProvider::builder()
+                .configure(&provider)
+                .profile_name("default")
+                .profile_files(files)
+                .build();
+            async move { SharedCredentialsProvider::new(profile) }.boxed()
+        });
+        let credentials = ReloadingCredentials::new(build, vec![file.path().to_owned()]);
+        assert_eq!(key(&credentials).await, "ONE");
+        std::fs::write(file.path(), text("SECOND")).unwrap();
+        advance(Duration::from_secs(6)).await;
+        assert_eq!(key(&credentials).await, "SECOND");
     }
 
     #[tokio::test(start_paused = true)]

@@ -168,6 +168,7 @@ impl Engine {
             if n_unreachable >= config.unreachable_tries_max || Instant::now() + pause >= deadline {
                 return Err(err);
             }
+            tracing::debug!("{err}; try {} in {pause:.0?}", n_failed + 1);
             self.metrics.retried();
             sleep(pause).await;
         }

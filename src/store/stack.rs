@@ -46,3 +46,49 @@ fn seed(bucket: &str) -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     xxh3_64(format!("{bucket} {} {}", std::process::id(), now.as_nanos()).as_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures_util::TryStreamExt;
+
+    use super::*;
+    use crate::error::StoreErrorKind;
+    use crate::store::fake::{FakeStore, Fault};
+    use crate::store::{Condition, GetRequest, ListRequest};
+
+    /// The same faults for each run: one call in so many meets one.
+    fn plan(fake: &FakeStore, n_calls: usize) {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        for call in 0..n_calls {
+            state = xxh3_64(&state.to_le_bytes());
+            let fault = match state % 100 {
+                0..5 => Fault::Cut(state / 100 % 200_000),
+                5..10 => Fault::Fail(StoreErrorKind::Throttled),
+                10..12 => Fault::Fail(StoreErrorKind::Unreachable),
+                _ => continue,
+            };
+            fake.fault(call, fault);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn cut_bodies_throttles_and_resets_at_their_usual_rates_are_invisible() {
+        let fake = FakeStore::new();
+        let content: Vec<u8> = (0..200_000_u32).flat_map(u32::to_le_bytes).collect();
+        fake.put("a", content.clone());
+        plan(&fake, 5_000);
+        let metrics = Arc::new(Metrics::default());
+        let store = wrap(Arc::new(fake), Arc::clone(&metrics), 7);
+        for _ in 0..300 {
+            let request = GetRequest { key: "a".into(), range: None, condition: Condition::Any };
+            let body = store.get(request).await.unwrap().body;
+            let chunks: Vec<Bytes> = body.try_collect().await.unwrap();
+            assert!(chunks.concat() == content);
+            store.head("a").await.unwrap();
+            store.list(ListRequest::directory("")).await.unwrap();
+        }
+        assert!(metrics.n_retries() > 30 && metrics.n_resumes() > 5, "{metrics:?}");
+        assert_eq!(metrics.n_in_flight(), 0);
+    }
+}

@@ -99,15 +99,20 @@ pub(super) async fn assemble(
         .use_arn_region(true)
         .interceptor(Lenient);
     if let Some(credentials) = &credentials {
-        first_credentials(credentials).await?;
+        first_credentials(config, credentials).await?;
     }
     Ok(Setup { builder, region, credentials, endpoint_url })
 }
 
 /// Before the first request, outside its deadline, so that "none found" is told as such.
-async fn first_credentials(credentials: &ReloadingCredentials) -> Result<(), StoreError> {
-    let fail =
-        |reason: &str| Err(StoreError::new(StoreErrorKind::NoCredentials, no_credentials(reason)));
+async fn first_credentials(
+    config: &BucketConfig,
+    credentials: &ReloadingCredentials,
+) -> Result<(), StoreError> {
+    let fail = |reason: &str| {
+        let message = no_credentials(config.profile.as_deref(), reason);
+        Err(StoreError::new(StoreErrorKind::NoCredentials, message))
+    };
     match tokio::time::timeout(FIRST_CREDENTIALS, credentials.load()).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(err)) => fail(&super::errors::chain(&err)),

@@ -22,6 +22,8 @@ pub(super) struct Operation<'a> {
     /// The endpoint in words, for "can not reach".
     pub(super) endpoint: &'a str,
     pub(super) bucket: &'a str,
+    /// `--profile`.
+    pub(super) profile: Option<&'a str>,
 }
 
 impl Operation<'_> {
@@ -55,7 +57,7 @@ impl Operation<'_> {
         E: ProvideErrorMetadata + Error + 'static,
     {
         if let Some(reason) = find::<aws_credential_types::provider::error::CredentialsError>(err) {
-            let what = no_credentials(&chain(reason));
+            let what = no_credentials(self.profile, &chain(reason));
             return self.failed(StoreErrorKind::NoCredentials, &what);
         }
         match err {
@@ -66,7 +68,7 @@ impl Operation<'_> {
                     let what = format!("can not reach {}: {}", self.endpoint, transport(err));
                     self.failed(StoreErrorKind::Unreachable, &what)
                 }
-                Some(err) => self.broken_rule(&chain(err)),
+                Some(err) => self.broken_rule(chain(err).trim_start_matches("other: ")),
                 None => self.failed(StoreErrorKind::Unreachable, "the request was not sent"),
             },
             SdkError::ServiceError(service) => self.answered(service.raw(), Some(service.err())),
@@ -98,7 +100,11 @@ impl Operation<'_> {
             .map(str::to_owned)
             .or_else(|| tag(body, "Region"))
             .or_else(|| header("location").and_then(region_of_url));
-        let kind = classify(self.kind, status, code, region.as_deref(), self.region);
+        let kind = match header("x-amz-delete-marker") {
+            // A version that is a delete marker gives 404, or 405 when it is asked for by its id.
+            Some("true") => StoreErrorKind::NotFound,
+            _ => classify(self.kind, status, code, region.as_deref(), self.region),
+        };
         let said = err.and_then(ProvideErrorMetadata::message).filter(|_| !empty);
         let answer = Answer {
             status: Some(status),
@@ -203,9 +209,7 @@ fn classify(
         (401 | 403, _) => Kind::Denied,
         // Only the bucket itself can be missing from a listing.
         (404, None) if request == RequestKind::List => Kind::NoSuchBucket,
-        (404 | 410, _) => Kind::NotFound,
-        // A version that is a delete marker.
-        (405, _) if request != RequestKind::List => Kind::NotFound,
+        (404, _) => Kind::NotFound,
         (501 | 505, _) => Kind::Other,
         (408 | 429 | 500.., _) => Kind::Throttled,
         _ => Kind::Other,
@@ -221,21 +225,29 @@ fn bad_credentials(code: Option<&str>) -> &'static str {
 }
 
 /// What is told when the chain found nothing; `reason` is its own.
-pub(super) fn no_credentials(reason: &str) -> String {
+pub(super) fn no_credentials(profile: Option<&str>, reason: &str) -> String {
+    let places = match profile {
+        Some(profile) => {
+            format!("looked for the profile {profile:?} in ~/.aws/credentials and ~/.aws/config")
+        }
+        None => "looked in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the profile in \
+                 ~/.aws/credentials and ~/.aws/config with its SSO, role and credential_process, \
+                 AWS_WEB_IDENTITY_TOKEN_FILE, the container's and the instance's metadata"
+            .to_owned(),
+    };
+    // How the SDK's error begins when a provider of ours passed its reason on.
+    const NOISE: &str = "the credential provider was not enabled: ";
+    let reason = shortened(reason.trim_start_matches(NOISE));
     format!(
-        "no credentials were found (looked in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the \
-         profile in ~/.aws/credentials and ~/.aws/config with its SSO, role and \
-         credential_process, AWS_WEB_IDENTITY_TOKEN_FILE, the container's and the instance's \
-         metadata); a public bucket needs --no-sign-request: {}",
-        shortened(reason)
+        "no credentials were found ({places}; a public bucket needs --no-sign-request): {reason}"
     )
 }
 
-/// Server messages are for one line of a log.
-fn shortened(text: &str) -> &str {
+/// Messages of others are for one line of a log.
+fn shortened(text: &str) -> String {
     const CHARS_MAX: usize = 300;
-    let text = text.trim();
-    text.char_indices().nth(CHARS_MAX).map_or(text, |(end, _)| &text[..end])
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    words.chars().take(CHARS_MAX).collect()
 }
 
 /// The text of the first `<name>` element of an error document.
@@ -287,8 +299,8 @@ pub(super) fn transport(err: &(dyn Error + 'static)) -> String {
         );
     }
     let words = chain(err);
-    if words.contains("dns error") {
-        return format!("its name is not resolved ({words})");
+    if let Some((_, reason)) = words.split_once("dns error") {
+        return format!("its name is not resolved ({})", reason.trim_start_matches(": "));
     }
     let kind = causes(err).find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
     match kind {
@@ -343,7 +355,7 @@ mod tests {
             (get, 403, Some("InvalidObjectState"), Kind::Archived),
             (get, 404, Some("NoSuchKey"), Kind::NotFound),
             (get, 404, Some("NoSuchVersion"), Kind::NotFound),
-            (get, 405, Some("MethodNotAllowed"), Kind::NotFound),
+            (get, 405, Some("MethodNotAllowed"), Kind::Other),
             (head, 404, None, Kind::NotFound),
             (head, 403, None, Kind::Denied),
             (head, 400, None, Kind::Other),

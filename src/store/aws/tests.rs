@@ -1,7 +1,8 @@
 //! [`AwsStore`] against a server of canned answers: what it sends, and what it makes of what comes
 //! back. Real sockets, real time; nothing here measures it.
 
-use std::collections::HashMap;
+mod server;
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -17,121 +18,13 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use self::server::{CUT, Seen, Server, answer};
 use super::*;
 use crate::metrics::Metrics;
 use crate::store::credentials::BuildChain;
 use crate::store::stack::wrap;
-
-/// A request as it came over the wire.
-#[derive(Clone, Debug)]
-struct Seen {
-    /// Method and target.
-    line: String,
-    headers: HashMap<String, String>,
-    connection: usize,
-}
-
-impl Seen {
-    fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", String::as_str)
-    }
-}
-
-/// Answers raw HTTP; `None` closes the connection without an answer.
-type Handler = dyn Fn(&Seen) -> Option<Vec<u8>> + Send + Sync;
-
-#[derive(Clone)]
-struct Server {
-    address: String,
-    seen: Arc<Mutex<Vec<Seen>>>,
-}
-
-impl Server {
-    async fn start(handler: impl Fn(&Seen) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
-        Self::serve(Arc::new(handler), None).await
-    }
-
-    async fn serve(handler: Arc<Handler>, tls: Option<tokio_rustls::TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let server = Self { address, seen };
-        let this = server.clone();
-        tokio::spawn(async move {
-            let connections = AtomicUsize::new(0);
-            while let Ok((stream, _)) = listener.accept().await {
-                let connection = connections.fetch_add(1, Ordering::Relaxed);
-                let (this, handler, tls) = (this.clone(), Arc::clone(&handler), tls.clone());
-                tokio::spawn(async move {
-                    match tls {
-                        Some(tls) => {
-                            if let Ok(stream) = tls.accept(stream).await {
-                                this.talk(stream, &*handler, connection).await;
-                            }
-                        }
-                        None => this.talk(stream, &*handler, connection).await,
-                    }
-                });
-            }
-        });
-        server
-    }
-
-    async fn talk(
-        &self,
-        mut stream: impl AsyncRead + AsyncWrite + Unpin,
-        handler: &Handler,
-        connection: usize,
-    ) {
-        let mut buffer = Vec::new();
-        loop {
-            let end = loop {
-                if let Some(end) = buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
-                    break end;
-                }
-                match stream.read_buf(&mut buffer).await {
-                    Ok(0) | Err(_) => return,
-                    Ok(_) => {}
-                }
-            };
-            let head = String::from_utf8(buffer.drain(..end + 4).collect()).unwrap();
-            let (line, headers) = head.trim_end().split_once("\r\n").unwrap();
-            let headers = headers
-                .lines()
-                .map(|line| line.split_once(": ").unwrap())
-                .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
-                .collect();
-            let line = line.strip_suffix(" HTTP/1.1").unwrap().to_owned();
-            let seen = Seen { line, headers, connection };
-            self.seen.lock().push(seen.clone());
-            let Some(answer) = handler(&seen) else { return };
-            // A body that is shorter than its Content-Length is a cut one: the connection closes.
-            let cut = answer.ends_with(CUT);
-            let answer = answer.strip_suffix(CUT).unwrap_or(&answer);
-            if stream.write_all(answer).await.is_err() || cut {
-                return;
-            }
-        }
-    }
-
-    fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().clone()
-    }
-}
-
-/// At the end of a canned answer: the connection is closed here.
-const CUT: &[u8] = b"<<cut>>";
-
-fn answer(status: u16, headers: &str, body: &str) -> Option<Vec<u8>> {
-    let length = body.len();
-    Some(
-        format!("HTTP/1.1 {status} X\r\n{headers}content-length: {length}\r\n\r\n{body}")
-            .into_bytes(),
-    )
-}
 
 /// As S3 words an error.
 fn refusal(status: u16, headers: &str, code: &str, more: &str) -> Option<Vec<u8>> {
@@ -496,10 +389,12 @@ async fn an_endpoint_that_refuses_or_does_not_exist_is_named_with_the_reason() {
     let err = open(&config(&url)).await.list(ListRequest::directory("")).await.unwrap_err();
     assert_eq!(err.kind(), StoreErrorKind::Unreachable);
     assert!(err.message().ends_with(&format!("can not reach {url}: connection refused")), "{err}");
-    let config = BucketConfig { force_path_style: true, ..config("http://nowhere.invalid") };
+    // No resolver is asked for a label of more than 63 bytes.
+    let url = format!("http://{}.invalid", "a".repeat(64));
+    let config = BucketConfig { force_path_style: true, ..config(&url) };
     let err = open(&config).await.list(ListRequest::directory("")).await.unwrap_err();
     assert_eq!(err.kind(), StoreErrorKind::Unreachable);
-    assert!(err.message().contains("http://nowhere.invalid: its name is not resolved"), "{err}");
+    assert!(err.message().contains(&format!("{url}: its name is not resolved")), "{err}");
     let server = Server::start(|_| None).await;
     let err = store(&server).await.list(ListRequest::directory("")).await.unwrap_err();
     assert_eq!(err.kind(), StoreErrorKind::Unreachable, "closed without an answer: {err}");
@@ -522,6 +417,7 @@ async fn no_credentials_are_told_with_the_places_looked_in() {
     for place in ["AWS_ACCESS_KEY_ID", "~/.aws/credentials", "--no-sign-request"] {
         assert!(err.message().contains(place), "{err}");
     }
+    assert!(err.message().ends_with("): no providers in chain provided credentials"), "{err}");
 }
 
 /// A TLS server with a certificate that nobody knows, and the file that holds it.
@@ -553,7 +449,9 @@ async fn a_ca_bundle_is_trusted_and_an_unknown_certificate_is_told_as_such() {
     };
     let trusted = open(&with(Some(bundle.path().to_owned()))).await;
     trusted.list(ListRequest::directory("")).await.unwrap();
-    let err = open(&with(None)).await.list(ListRequest::directory("")).await.unwrap_err();
+    let (_, other) = secret_server().await;
+    let distrusted = open(&with(Some(other.path().to_owned()))).await;
+    let err = distrusted.list(ListRequest::directory("")).await.unwrap_err();
     assert_eq!(err.kind(), StoreErrorKind::Unreachable);
     assert!(
         err.message().contains("certificate") && err.message().contains("AWS_CA_BUNDLE"),
@@ -599,4 +497,21 @@ async fn an_access_point_is_asked_at_its_own_host_in_its_own_region() {
 async fn a_bucket_with_a_dot_is_asked_by_path() {
     let (url, _) = captured("my.bucket").await;
     assert_eq!(url, "https://s3.us-east-1.amazonaws.com/my.bucket/k");
+}
+
+#[tokio::test]
+async fn a_key_is_asked_for_as_it_is() {
+    let server = Server::start(|_| answer(200, ETAG, "")).await;
+    let store = store(&server).await;
+    for (key, target) in [
+        ("a//b", "/bucket/a//b"),
+        ("/a", "/bucket//a"),
+        ("a/../b", "/bucket/a/../b"),
+        ("./a", "/bucket/./a"),
+        ("a+b c%", "/bucket/a%2Bb%20c%25"),
+        ("d/", "/bucket/d/"),
+    ] {
+        store.head(key).await.unwrap();
+        assert_eq!(server.seen().pop().unwrap().line, format!("HEAD {target}"));
+    }
 }

@@ -103,6 +103,7 @@ impl Resumption {
         if self.n_idle > config.idle_resumes_max || self.n_resumes > config.resumes_max {
             return Err(err);
         }
+        tracing::debug!("{err}; resumed at byte {}", self.position);
         Ok(())
     }
 

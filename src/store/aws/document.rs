@@ -1,0 +1,314 @@
+//! The XML of a ListObjectsV2 answer, read with a pull parser. The SDK's own parser takes 5.6 ms
+//! for a page of 1,000 keys (SDK.md), and takes a document that was cut for a whole one with fewer
+//! keys; this one takes 1.2 ms, and a document that does not end is an error.
+
+use std::sync::Arc;
+
+use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextMut;
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::BoxError;
+use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat, SdkBody};
+use parking_lot::Mutex;
+use quick_xml::Reader;
+use quick_xml::events::{BytesRef, Event};
+
+/// What a page says, as it is written there: nothing decoded but the XML.
+#[derive(Default, PartialEq, Eq, Debug)]
+pub(super) struct Document {
+    pub(super) is_truncated: Option<bool>,
+    pub(super) continuation: Option<String>,
+    /// `EncodingType` is `url`.
+    pub(super) encoded: bool,
+    pub(super) objects: Vec<Listed>,
+    pub(super) prefixes: Vec<String>,
+}
+
+/// One `Contents`.
+#[derive(Default, PartialEq, Eq, Debug)]
+pub(super) struct Listed {
+    pub(super) key: Option<String>,
+    pub(super) etag: Option<String>,
+    pub(super) size: u64,
+    /// Whole seconds since 1970; 0 where there is none.
+    pub(super) modified: i64,
+}
+
+impl Document {
+    /// Reads a whole document. Fails, in words, where it is cut, ill-formed, or no listing.
+    pub(super) fn parse(xml: &[u8]) -> Result<Self, String> {
+        let xml = std::str::from_utf8(xml).map_err(|_| "it is not UTF-8")?;
+        let mut reader = Reader::from_str(xml);
+        let mut document = Self::default();
+        let (mut path, mut text) = (Path::default(), String::new());
+        loop {
+            match reader.read_event().map_err(|err| err.to_string())? {
+                Event::Start(start) => {
+                    path.enter(start.local_name().as_ref())?;
+                    if path.element() == Element::Contents {
+                        document.objects.push(Listed::default());
+                    }
+                    text.clear();
+                }
+                Event::Empty(empty) => {
+                    path.enter(empty.local_name().as_ref())?;
+                    path.leave();
+                }
+                Event::Text(piece) => {
+                    text.push_str(&piece.decode().map_err(|err| err.to_string())?);
+                }
+                Event::CData(piece) => {
+                    text.push_str(&piece.decode().map_err(|err| err.to_string())?);
+                }
+                Event::GeneralRef(reference) => text.push(character(&reference)?),
+                Event::End(_) => {
+                    document.take(path.element(), &mut text)?;
+                    path.leave();
+                }
+                Event::Eof if path.closed => return Ok(document),
+                Event::Eof => return Err("it ends too early".to_owned()),
+                Event::Decl(_) | Event::PI(_) | Event::Comment(_) | Event::DocType(_) => {}
+            }
+        }
+    }
+
+    /// Takes the text of an element that has ended.
+    fn take(&mut self, element: Element, text: &mut String) -> Result<(), String> {
+        let last = self.objects.last_mut();
+        match (element, last) {
+            (Element::IsTruncated, _) => self.is_truncated = Some(text.trim() == "true"),
+            (Element::Continuation, _) => self.continuation = Some(std::mem::take(text)),
+            (Element::EncodingType, _) => self.encoded = text.trim() == "url",
+            (Element::CommonPrefix, _) => self.prefixes.push(std::mem::take(text)),
+            (Element::Key, Some(object)) => object.key = Some(std::mem::take(text)),
+            (Element::ETag, Some(object)) => object.etag = Some(std::mem::take(text)),
+            (Element::Size, Some(object)) => {
+                let size = text.trim().parse();
+                object.size = size.map_err(|_| format!("{text:?} is no size"))?;
+            }
+            (Element::LastModified, Some(object)) => {
+                object.modified = seconds(text.trim()).ok_or(format!("{text:?} is no date"))?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// The elements that matter, by name and place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Element {
+    Root,
+    IsTruncated,
+    Continuation,
+    EncodingType,
+    Contents,
+    Key,
+    ETag,
+    Size,
+    LastModified,
+    CommonPrefixes,
+    CommonPrefix,
+    Ignored,
+}
+
+/// Where the parser is. Invariant: as deep as the document's open elements.
+#[derive(Default)]
+struct Path {
+    open: Vec<Element>,
+    /// The root has ended.
+    closed: bool,
+}
+
+impl Path {
+    fn element(&self) -> Element {
+        self.open.last().copied().unwrap_or(Element::Ignored)
+    }
+
+    fn enter(&mut self, name: &[u8]) -> Result<(), String> {
+        let element = match (self.open.last(), name) {
+            (None, b"ListBucketResult") if !self.closed => Element::Root,
+            (None, _) => return Err("it is not a ListBucketResult".to_owned()),
+            (Some(Element::Root), b"IsTruncated") => Element::IsTruncated,
+            (Some(Element::Root), b"NextContinuationToken") => Element::Continuation,
+            (Some(Element::Root), b"EncodingType") => Element::EncodingType,
+            (Some(Element::Root), b"Contents") => Element::Contents,
+            (Some(Element::Root), b"CommonPrefixes") => Element::CommonPrefixes,
+            (Some(Element::Contents), b"Key") => Element::Key,
+            (Some(Element::Contents), b"ETag") => Element::ETag,
+            (Some(Element::Contents), b"Size") => Element::Size,
+            (Some(Element::Contents), b"LastModified") => Element::LastModified,
+            (Some(Element::CommonPrefixes), b"Prefix") => Element::CommonPrefix,
+            _ => Element::Ignored,
+        };
+        self.open.push(element);
+        Ok(())
+    }
+
+    fn leave(&mut self) {
+        self.open.pop();
+        self.closed |= self.open.is_empty();
+    }
+}
+
+/// `&amp;`, `&#13;` and their like.
+fn character(reference: &BytesRef<'_>) -> Result<char, String> {
+    if let Some(character) = reference.resolve_char_ref().map_err(|err| err.to_string())? {
+        return Ok(character);
+    }
+    match &**reference {
+        b"amp" => Ok('&'),
+        b"quot" => Ok('"'),
+        b"apos" => Ok('\''),
+        b"lt" => Ok('<'),
+        b"gt" => Ok('>'),
+        _ => Err("it has an unknown entity".to_owned()),
+    }
+}
+
+/// `2009-10-12T17:50:30.000Z` as whole seconds since 1970.
+fn seconds(text: &str) -> Option<i64> {
+    quick_seconds(text.as_bytes()).or_else(|| {
+        DateTime::from_str(text, DateTimeFormat::DateTimeWithOffset).ok().map(|t| t.secs())
+    })
+}
+
+/// The form that S3 writes, in UTC; all others are left to the SDK.
+fn quick_seconds(text: &[u8]) -> Option<i64> {
+    let (date, rest) = text.split_at_checked(19)?;
+    let utc = matches!(rest, [b'Z'] | [b'.', .., b'Z']);
+    let separated = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')]
+        .iter()
+        .all(|(at, byte)| date[*at] == *byte);
+    if !utc || !separated {
+        return None;
+    }
+    let number = |from: usize, to: usize| {
+        date[from..to].iter().try_fold(0_i64, |sum, digit| {
+            digit.is_ascii_digit().then(|| sum * 10 + i64::from(digit - b'0'))
+        })
+    };
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 {
+        return None;
+    }
+    // Days from the civil calendar (Hinnant, "chrono-Compatible Low-Level Date Algorithms"): years
+    // begin in March, so that a leap day is the last of its year.
+    let year = if month <= 2 { year - 1 } else { year };
+    let (era, of_era) = (year.div_euclid(400), year.rem_euclid(400));
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + day_of_year - 719_468;
+    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
+}
+
+/// Takes the body of a listing away before the SDK parses it, and leaves an empty one.
+#[derive(Clone, Default, Debug)]
+pub(super) struct TakeBody(Arc<Mutex<Option<SdkBody>>>);
+
+impl TakeBody {
+    /// The body, after the answer's head has come.
+    pub(super) fn taken(&self) -> Option<ByteStream> {
+        self.0.lock().take().map(ByteStream::new)
+    }
+}
+
+impl Intercept for TakeBody {
+    fn name(&self) -> &'static str {
+        "TakeBody"
+    }
+
+    fn modify_before_deserialization(
+        &self,
+        ctx: &mut BeforeDeserializationInterceptorContextMut<'_>,
+        _components: &RuntimeComponents,
+        _bag: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let answer = ctx.response_mut();
+        // An error's document is small, and the SDK's to read.
+        if answer.status().is_success() {
+            let empty = SdkBody::from("<ListBucketResult/>");
+            *self.0.lock() = Some(std::mem::replace(answer.body_mut(), empty));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PAGE: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
+        <ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Name>b</Name>\
+        <Prefix>a&amp;b/</Prefix><IsTruncated>true</IsTruncated>\
+        <Contents><Key>a&amp;b/&lt;c&gt;&#13;\u{e4}</Key>\
+        <LastModified>2009-10-12T17:50:30.750Z</LastModified><ETag>&quot;fba9&quot;</ETag>\
+        <Size>434234</Size><StorageClass>STANDARD</StorageClass>\
+        <Owner><ID>75aa</ID><Key>not a key</Key></Owner></Contents>\
+        <Contents>\n  <Key><![CDATA[a&b/d]]></Key>\n  <Size>0</Size>\n</Contents>\
+        <CommonPrefixes><Prefix>a&amp;b/e/</Prefix></CommonPrefixes><StartAfter/>\
+        <NextContinuationToken>1ueG=</NextContinuationToken><EncodingType>url</EncodingType>\
+        </ListBucketResult>\n";
+
+    #[test]
+    fn a_page_is_read_whatever_else_it_has() {
+        let first = Listed {
+            key: Some("a&b/<c>\r\u{e4}".to_owned()),
+            etag: Some("\"fba9\"".to_owned()),
+            size: 434_234,
+            modified: 1_255_369_830,
+        };
+        let second = Listed { key: Some("a&b/d".to_owned()), ..Listed::default() };
+        let document = Document {
+            is_truncated: Some(true),
+            continuation: Some("1ueG=".to_owned()),
+            encoded: true,
+            objects: vec![first, second],
+            prefixes: vec!["a&b/e/".to_owned()],
+        };
+        assert_eq!(Document::parse(PAGE.as_bytes()).unwrap(), document);
+    }
+
+    #[test]
+    fn a_page_that_is_cut_anywhere_is_an_error() {
+        let end = PAGE.trim_end().len();
+        for cut in 0..end {
+            assert!(Document::parse(&PAGE.as_bytes()[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_listing_is_an_error() {
+        for text in
+            ["", "hello", "<html><body/></html>", "<Error><Code>X</Code></Error>", "<a></b>"]
+        {
+            assert!(Document::parse(text.as_bytes()).is_err(), "{text}");
+        }
+        assert_eq!(Document::parse(b"<ListBucketResult/>").unwrap(), Document::default());
+        let twice = b"<ListBucketResult/><ListBucketResult/>";
+        assert!(Document::parse(twice).is_err());
+    }
+
+    #[test]
+    fn dates_in_other_forms_are_left_to_the_sdk() {
+        assert_eq!(seconds("1970-01-01T00:00:00Z"), Some(0));
+        assert_eq!(seconds("2000-02-29T12:00:00.000Z"), Some(951_825_600));
+        assert_eq!(seconds("2015-10-21T09:28:00+02:00"), Some(1_445_412_480));
+        assert_eq!(seconds("yesterday"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn dates_are_those_of_the_sdk(secs in 0_i64..4_102_444_800) {
+            let text = DateTime::from_secs(secs).fmt(DateTimeFormat::DateTime).unwrap();
+            prop_assert_eq!(quick_seconds(text.as_bytes()), Some(secs));
+        }
+
+        #[test]
+        fn no_document_makes_the_parser_panic(xml in "[<>/&;#a-zA-Z ]{0,60}") {
+            let _ = Document::parse(xml.as_bytes());
+            let _ = Document::parse(format!("<ListBucketResult>{xml}</ListBucketResult>").as_bytes());
+        }
+    }
+}
