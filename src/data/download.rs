@@ -87,6 +87,7 @@ impl Data {
             StoreErrorKind::Changed | StoreErrorKind::NotFound | StoreErrorKind::OutOfRange => {}
             _ => return Err(err.into()),
         }
+        file.doubt();
         // The old version may still be there, in a versioned bucket, for those who may read it.
         let id = file.version_id().ok_or(FsError::Stale)?;
         if self.old_versions_denied.load(Ordering::Relaxed) {

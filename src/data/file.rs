@@ -93,6 +93,11 @@ impl File {
         self.opened.store(true, Ordering::Relaxed);
     }
 
+    /// An answer showed that this version is no longer the current one: the next open asks.
+    pub(super) fn doubt(&self) {
+        *self.validated.lock() = None;
+    }
+
     /// How long ago this version was known to be current.
     pub(super) fn validated_age(&self) -> Option<Duration> {
         self.validated.lock().map(|sent| sent.elapsed())

@@ -63,7 +63,8 @@ impl Environment {
 /// [`readable_warning`]. A missing file is not readable.
 pub fn readable_by_others(paths: &[PathBuf]) -> Vec<PathBuf> {
     let open = |path: &&PathBuf| {
-        std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o077 != 0)
+        std::fs::metadata(path)
+            .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o077 != 0)
     };
     paths.iter().filter(open).cloned().collect()
 }
