@@ -63,6 +63,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Mounts, and returns the exit code: in the foreground after the end of the mount, else when it
 /// answers. To be called before the first thread is started.
 pub fn run(config: &Config) -> Result<u8, StartError> {
+    sys::tame_allocator();
     let json = config.mount.json;
     let ready = config.mount.ready_fd.map(sys::take_inherited).transpose();
     let ready = ready.map_err(|err| StartError::unexpected("--ready-fd", &err))?;

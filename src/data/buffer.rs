@@ -12,6 +12,9 @@ use std::sync::Arc;
 use super::budget::Permit;
 use crate::sync::{AtomicUsize, Ordering};
 
+/// Chunks from this size on are mapped by themselves.
+const MAPPED_BYTES_MIN: usize = 64 << 10;
+
 /// Memory that is not initialized and belongs to nobody yet.
 pub(crate) struct Chunk {
     memory: NonNull<u8>,
@@ -27,15 +30,25 @@ impl Chunk {
     pub(crate) fn allocate(capacity: usize) -> Self {
         let layout = Self::layout(capacity);
         assert!(capacity > 0, "an empty part has no buffer");
-        // SAFETY: the layout's size is not zero.
-        let memory = unsafe { std::alloc::alloc(layout) };
-        let memory = NonNull::new(memory).unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
+        let memory = if Self::is_mapped(capacity) {
+            map(capacity)
+        } else {
+            // SAFETY: the layout's size is not zero.
+            NonNull::new(unsafe { std::alloc::alloc(layout) })
+        };
+        let memory = memory.unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
         Self { memory, capacity }
     }
 
     /// Bytes.
     pub(crate) fn capacity(&self) -> usize {
         self.capacity
+    }
+
+    /// Large chunks are mappings of their own: in an allocator's arena they would leave holes that
+    /// nothing gives back. Miri has the allocator alone.
+    fn is_mapped(capacity: usize) -> bool {
+        capacity >= MAPPED_BYTES_MIN && !cfg!(miri)
     }
 
     /// Page-aligned, as the kernel copies whole pages out of it.
@@ -46,9 +59,23 @@ impl Chunk {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        // SAFETY: allocated in `allocate` with this very layout, and nobody else frees it.
-        unsafe { std::alloc::dealloc(self.memory.as_ptr(), Self::layout(self.capacity)) }
+        if Self::is_mapped(self.capacity) {
+            // SAFETY: mapped in `allocate` with this very length, and nobody else unmaps it.
+            unsafe { libc::munmap(self.memory.as_ptr().cast(), self.capacity) };
+        } else {
+            // SAFETY: allocated in `allocate` with this very layout, and nobody else frees it.
+            unsafe { std::alloc::dealloc(self.memory.as_ptr(), Self::layout(self.capacity)) }
+        }
     }
+}
+
+/// Private anonymous memory; `None` when the system has none.
+fn map(capacity: usize) -> Option<NonNull<u8>> {
+    let (protection, flags) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new mapping at an address that the kernel chooses touches nothing that exists.
+    let memory = unsafe { libc::mmap(std::ptr::null_mut(), capacity, protection, flags, -1, 0) };
+    if memory == libc::MAP_FAILED { None } else { NonNull::new(memory.cast()) }
 }
 
 /// A part's bytes. Readers share it; its memory goes back to the budget's pool at the last drop.

@@ -20,6 +20,7 @@ use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 use self::budget::Budget;
 pub use self::file::File;
@@ -39,6 +40,8 @@ pub struct Data {
     runtime: Handle,
     metrics: Arc<Metrics>,
     open_ttl: Ttl,
+    /// The clock of the cursors.
+    started: Instant,
     budget: Budget,
     index: Mutex<Index>,
     openings: Openings,
@@ -74,6 +77,7 @@ impl Data {
             runtime,
             metrics,
             open_ttl: config.open_ttl,
+            started: Instant::now(),
             budget: Budget::new(config.memory_max_bytes),
             index: Mutex::new(Index::new()),
             openings: open::openings(),

@@ -59,7 +59,9 @@ impl Data {
             return Err(err);
         }
         let bounds = self.bounds();
-        let advice = file.detector.lock().on_read(offset, range.end - range.start, bounds);
+        let now = self.started.elapsed();
+        let len = range.end - range.start;
+        let advice = file.detector.lock().on_read(offset, len, now, bounds);
         let parts = self.cover(file, &range, &advice).await;
         // Ahead only after the demand is on its way.
         self.ask_ahead(file, &advice);
@@ -70,7 +72,7 @@ impl Data {
                 continue;
             }
             if part.streamed {
-                file.detector.lock().stalled(advice.cursor, bounds);
+                file.detector.lock().stalled(advice.cursor, self.started.elapsed(), bounds);
             }
             part.wait_until(end).await?;
         }
