@@ -42,6 +42,7 @@ use crate::fuse::{self, Adapter};
 use crate::metrics::Metrics;
 use crate::object::DirPath;
 use crate::store::credentials::{readable_by_others, readable_warning};
+use crate::store::limit::LimitConfig;
 use crate::store::{ListPage, ListRequest, ObjectStore, stack};
 use crate::tree::{Tree, TreeConfig};
 
@@ -101,7 +102,7 @@ fn serve(config: &Config, target: Target, report: &mut Report) -> Result<u8, Sta
     for path in readable_by_others(&config.bucket.credential_files.key_files()) {
         report.warn(&readable_warning(&path));
     }
-    let proven = runtime.block_on(unless_ended(&mut signals, prove(&config.bucket)))?;
+    let proven = runtime.block_on(unless_ended(&mut signals, prove(config)))?;
     if proven.first_page.objects.is_empty() && proven.first_page.prefixes.is_empty() {
         let BucketConfig { bucket, prefix, .. } = &config.bucket;
         if !prefix.is_empty() {
@@ -145,12 +146,13 @@ struct Proven {
 }
 
 /// Connects, and proves bucket, credentials and region by the listing that the root needs anyway.
-async fn prove(bucket: &BucketConfig) -> Result<Proven, StartError> {
+async fn prove(config: &Config) -> Result<Proven, StartError> {
+    let bucket = &config.bucket;
+    let limits = LimitConfig::for_memory(config.memory_max_bytes);
     let failed = |err: StoreError| StartError::from_store(&err, bucket);
     let metrics = Arc::new(Metrics::default());
-    let store = stack::connect(bucket, &bucket.credential_files, Arc::clone(&metrics))
-        .await
-        .map_err(failed)?;
+    let (files, counters) = (&bucket.credential_files, Arc::clone(&metrics));
+    let store = stack::connect(bucket, files, counters, limits).await.map_err(failed)?;
     let sent = Instant::now();
     let first_page = store.list(ListRequest::directory(&bucket.prefix)).await.map_err(failed)?;
     Ok(Proven { store, metrics, first_page, sent })

@@ -55,7 +55,7 @@ fn a_killed_reader_is_gone_and_the_mount_lives_on() {
     send_signal(reader.id(), libc::SIGKILL);
     let start = Instant::now();
     reader.wait().unwrap();
-    eprintln!("a reader in a buffered read was gone {:?} after SIGKILL", start.elapsed());
+    assert!(start.elapsed() < std::time::Duration::from_secs(20), "not after its deadline");
     assert_eq!(fs::read_to_string(mounted.join("fine")).unwrap(), "fine");
 }
 

@@ -83,7 +83,8 @@ fn a_failed_start_leaves_nothing() {
     };
     let (mnt, file) = (mount.to_str().unwrap(), file.to_str().unwrap());
     let absent = "/nowhere/at/all";
-    let cases: [(&[&str], &[(&str, &str)], i32, &str); 8] = [
+    type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], i32, &'a str);
+    let cases: [Case<'_>; 8] = [
         (&["absent-bucket", mnt], &[], 5, "absent-bucket"),
         (&["myfiles", mnt], &[("AWS_SECRET_ACCESS_KEY", "wrong")], 4, "secret"),
         (&["myfiles", mnt], &[("AWS_ENDPOINT_URL", "http://127.0.0.1:1")], 6, "127.0.0.1:1"),
@@ -197,7 +198,7 @@ fn an_open_credentials_file_is_warned_of() {
 
 /// Processes whose command line has `text`.
 fn processes_naming(text: &str) -> Vec<u32> {
-    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let entries = fs::read_dir("/proc").expect("proc").flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| *pid != std::process::id())
         .filter(|pid| {

@@ -9,9 +9,9 @@ use crate::support::simulator::Simulator;
 use crate::support::simulator::policy::Action;
 
 fn ls(arguments: &[&str], path: &std::path::Path) -> String {
-    let output = Command::new("ls").args(arguments).arg(path).output().unwrap();
+    let output = Command::new("ls").args(arguments).arg(path).output().expect("ls");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    String::from_utf8(output.stdout).expect("UTF-8")
 }
 
 /// `ls -l` of 2,000 objects costs two LIST and no HEAD, and nothing when it is repeated within the

@@ -9,7 +9,7 @@ use super::index::PartId;
 use super::part::Download;
 use super::{Data, File};
 use crate::error::{FsError, StoreError, StoreErrorKind};
-use crate::store::{Body, Condition, GetAnswer, GetRequest};
+use crate::store::{Body, Condition, GetAnswer, GetRequest, Priority};
 
 impl Data {
     /// Starts the GET for a part that is in the index.
@@ -68,10 +68,13 @@ impl Data {
     async fn get_pinned(&self, file: &File, download: &Download) -> Result<GetAnswer, FsError> {
         let range = download.part().range.clone();
         let whole = range.start == 0 && range.end == file.size();
+        let ahead = download.part().streamed;
+        let priority = if ahead { Priority::Ahead } else { Priority::Demand };
         let request = |condition| GetRequest {
             key: Arc::clone(&file.object.key),
             range: (!whole).then(|| range.clone()),
             condition,
+            priority,
         };
         let condition = file.pin().cloned().map_or(Condition::Any, Condition::Match);
         let err = match self.store.get(request(condition)).await {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::prefetch::Detector;
 use crate::error::{FsError, StoreErrorKind};
-use crate::object::{ETag, Ino, Object};
+use crate::object::{ETag, Ino, Object, Version};
 use crate::store::Head;
 
 /// The kernel sends a buffered read that failed a second time (read-ahead, then the retry): what
@@ -64,14 +64,10 @@ impl File {
         self.version_id.get()
     }
 
-    /// Whether an answer's bytes are bytes of this version. The same ETag and size mean the same
-    /// bytes, whatever the date: the same content uploaded again may be read on.
+    /// Whether an answer's bytes are bytes of this version.
     pub(super) fn holds_bytes_of(&self, head: &Head) -> bool {
-        let (ours, theirs) = (&self.object.version, &head.version);
-        match (self.pin(), &theirs.etag) {
-            (Some(pin), Some(etag)) => pin == etag && ours.size == theirs.size,
-            _ => ours.agrees_with(theirs),
-        }
+        let ours = Version { etag: self.pin().cloned(), ..self.object.version.clone() };
+        ours.has_the_bytes_of(&head.version)
     }
 
     /// Notes what an answer about this version taught.

@@ -283,8 +283,8 @@ mod tests {
     const INO: Ino = Ino(7);
 
     fn part(budget: &Budget, range: Range<u64>) -> Arc<Part> {
-        let size = usize::try_from(range.end - range.start).unwrap();
-        let permit = budget.try_reserve(&[size]).unwrap().pop().unwrap();
+        let size = usize::try_from(range.end - range.start).expect("small");
+        let permit = budget.try_reserve(&[size]).and_then(|mut all| all.pop()).expect("room");
         let (part, mut download) = Part::new(range, false, permit);
         download.append(&vec![0; size]);
         download.finish(Ok(()));

@@ -154,4 +154,9 @@ impl Data {
 }
 
 #[cfg(all(test, not(feature = "shuttle")))]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "objects of tests are small, and a test may fail"
+)]
 mod tests;

@@ -14,7 +14,7 @@ use super::{Data, File};
 use crate::error::{FsError, StoreErrorKind};
 use crate::flight::{Boarded, Flights};
 use crate::object::{Ino, Object};
-use crate::store::{Body, Condition, GetRequest, Head};
+use crate::store::{Body, Condition, GetRequest, Head, Priority};
 
 /// An object up to this size comes whole with its open, by one GET without Range: at 90 MB/s it
 /// lasts half a round trip of 20 ms.
@@ -93,6 +93,7 @@ impl Data {
             key: Arc::clone(&file.object.key),
             range: (first.end < file.size()).then(|| first.clone()),
             condition,
+            priority: Priority::Demand,
         };
         let answer = match self.store.get(request).await {
             Ok(answer) => answer,

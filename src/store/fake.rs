@@ -177,10 +177,10 @@ impl FakeStore {
         }
         let bytes = stored.bytes.slice(as_usize(&range));
         let head = Head { version: stored.version.clone(), version_id: stored.version_id.clone() };
-        Ok(GetAnswer { head, range, body: self.body(bytes, fault) })
+        Ok(GetAnswer { head, range, body: self.body(&bytes, fault) })
     }
 
-    fn body(&self, bytes: Bytes, fault: Option<&Fault>) -> super::Body {
+    fn body(&self, bytes: &Bytes, fault: Option<&Fault>) -> super::Body {
         let end = match fault {
             Some(Fault::Cut(at) | Fault::StallBody(at)) => {
                 usize::try_from(*at).expect("small").min(bytes.len())

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::{Body, GetAnswer, GetRequest, Head, ListPage, ListRequest, ObjectStore};
+use super::{Body, GetAnswer, GetRequest, Head, ListPage, ListRequest, ObjectStore, Priority};
 use crate::error::{StoreError, StoreErrorKind};
 
 /// The bounds of a [`LimitedStore`].
@@ -31,12 +31,25 @@ pub struct LimitConfig {
     pub data_wait_max: Duration,
 }
 
-impl Default for LimitConfig {
-    /// 64 connections of 85 MB/s are more than a 25 Gbit/s line carries.
-    fn default() -> Self {
+/// 64 connections of 85 MB/s are more than a 25 Gbit/s line carries.
+const REQUESTS_MAX: u64 = 64;
+
+/// Below this there would be no room for metadata beside data.
+const REQUESTS_MIN: u64 = 12;
+
+/// A connection's own buffers, up to 0.8 MiB of them, come on top of the budget: so many bytes of
+/// budget for each connection keep that overhead small against it.
+const BUDGET_BYTES_PER_REQUEST: u64 = 5 << 20;
+
+impl LimitConfig {
+    /// For a mount with this budget.
+    pub fn for_memory(memory_max_bytes: u64) -> Self {
+        let requests =
+            (memory_max_bytes / BUDGET_BYTES_PER_REQUEST).clamp(REQUESTS_MIN, REQUESTS_MAX);
+        let requests_max = usize::try_from(requests).expect("at most 64");
         Self {
-            requests_max: 64,
-            metadata_reserve: 8,
+            requests_max,
+            metadata_reserve: requests_max / 8,
             metadata_wait_max: Duration::from_secs(4),
             data_wait_max: Duration::from_secs(30),
         }
@@ -69,7 +82,7 @@ impl LimitedStore {
     async fn enter(&self, class: Class) -> Result<Permit, StoreError> {
         let wait_max = match class {
             Class::Metadata => self.config.metadata_wait_max,
-            Class::Data => self.config.data_wait_max,
+            Class::Demand | Class::Ahead => self.config.data_wait_max,
         };
         timeout(wait_max, Gate::enter(&self.gate, class)).await.map_err(|_| {
             let message = format!(
@@ -101,7 +114,11 @@ impl ObjectStore for LimitedStore {
 
     fn get(&self, request: GetRequest) -> BoxFuture<'_, Result<GetAnswer, StoreError>> {
         async move {
-            let permit = self.enter(Class::Data).await?;
+            let class = match request.priority {
+                Priority::Demand => Class::Demand,
+                Priority::Ahead => Class::Ahead,
+            };
+            let permit = self.enter(class).await?;
             let answer = self.inner.get(request).await?;
             let body = LimitedBody { body: answer.body, permit: Some(permit) };
             Ok(GetAnswer { body: Box::pin(body), ..answer })
@@ -113,7 +130,8 @@ impl ObjectStore for LimitedStore {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Class {
     Metadata,
-    Data,
+    Demand,
+    Ahead,
 }
 
 struct Gate {
@@ -128,7 +146,8 @@ struct GateState {
     n_metadata: usize,
     n_data: usize,
     waiting_metadata: VecDeque<oneshot::Sender<Permit>>,
-    waiting_data: VecDeque<oneshot::Sender<Permit>>,
+    waiting_demand: VecDeque<oneshot::Sender<Permit>>,
+    waiting_ahead: VecDeque<oneshot::Sender<Permit>>,
 }
 
 impl Gate {
@@ -150,7 +169,7 @@ impl Gate {
         let free = state.n_metadata + state.n_data < self.requests_max;
         match class {
             Class::Metadata => free,
-            Class::Data => free && state.n_data < self.data_max,
+            Class::Demand | Class::Ahead => free && state.n_data < self.data_max,
         }
     }
 
@@ -159,13 +178,14 @@ impl Gate {
         Permit { gate: Arc::clone(self), class }
     }
 
-    /// Gives a place back and lets in who may have it now: metadata before data.
+    /// Gives a place back and lets in who may have it now: metadata, demand,
+    /// ahead.
     fn leave(self: &Arc<Self>, class: Class) {
         let mut admitted = Vec::new();
         {
             let mut state = self.state.lock();
             *state.count(class) -= 1;
-            for class in [Class::Metadata, Class::Data] {
+            for class in [Class::Metadata, Class::Demand, Class::Ahead] {
                 while self.has_place(&state, class) {
                     let Some(turn) = state.queue(class).pop_front() else { break };
                     if !turn.is_closed() {
@@ -185,14 +205,15 @@ impl GateState {
     fn count(&mut self, class: Class) -> &mut usize {
         match class {
             Class::Metadata => &mut self.n_metadata,
-            Class::Data => &mut self.n_data,
+            Class::Demand | Class::Ahead => &mut self.n_data,
         }
     }
 
     fn queue(&mut self, class: Class) -> &mut VecDeque<oneshot::Sender<Permit>> {
         match class {
             Class::Metadata => &mut self.waiting_metadata,
-            Class::Data => &mut self.waiting_data,
+            Class::Demand => &mut self.waiting_demand,
+            Class::Ahead => &mut self.waiting_ahead,
         }
     }
 }
@@ -240,12 +261,18 @@ mod tests {
     fn setup(requests_max: usize, metadata_reserve: usize) -> (FakeStore, Arc<LimitedStore>) {
         let fake = FakeStore::new();
         fake.put("a", vec![1; 10]);
-        let config = LimitConfig { requests_max, metadata_reserve, ..LimitConfig::default() };
+        let config =
+            LimitConfig { requests_max, metadata_reserve, ..LimitConfig::for_memory(u64::MAX) };
         (fake.clone(), Arc::new(LimitedStore::new(Arc::new(fake), config)))
     }
 
     fn get() -> GetRequest {
-        GetRequest { key: "a".into(), range: None, condition: Condition::Any }
+        GetRequest {
+            key: "a".into(),
+            range: None,
+            condition: Condition::Any,
+            priority: Priority::Demand,
+        }
     }
 
     #[tokio::test(start_paused = true)]

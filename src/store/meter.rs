@@ -159,6 +159,7 @@ mod tests {
     use super::*;
     use crate::error::StoreErrorKind;
     use crate::store::Condition;
+    use crate::store::Priority;
     use crate::store::fake::{FakeStore, Fault};
 
     fn setup() -> (FakeStore, MeteredStore, Arc<Metrics>) {
@@ -168,7 +169,12 @@ mod tests {
     }
 
     fn whole(key: &str) -> GetRequest {
-        GetRequest { key: key.into(), range: None, condition: Condition::Any }
+        GetRequest {
+            key: key.into(),
+            range: None,
+            condition: Condition::Any,
+            priority: Priority::Demand,
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -90,6 +90,16 @@ pub struct GetRequest {
     /// `None` asks for the whole object and sends no Range (an empty object has no valid range).
     pub range: Option<Range<u64>>,
     pub condition: Condition,
+    pub priority: Priority,
+}
+
+/// Who waits for a GET: on the line the order is metadata, demand, ahead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Priority {
+    /// A reader.
+    Demand,
+    /// Nobody yet.
+    Ahead,
 }
 
 /// Which version a GET accepts.

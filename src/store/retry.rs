@@ -213,6 +213,7 @@ impl Jitter {
 mod tests {
     use super::*;
     use crate::store::Condition;
+    use crate::store::Priority;
     use crate::store::fake::{FakeStore, Fault};
 
     fn setup() -> (FakeStore, RetryStore) {
@@ -247,7 +248,12 @@ mod tests {
             fake.fault(0, Fault::Fail(kind));
             store.list(ListRequest::directory("")).await.unwrap();
             fake.fault(0, Fault::Fail(kind));
-            let request = GetRequest { key: "a".into(), range: None, condition: Condition::Any };
+            let request = GetRequest {
+                key: "a".into(),
+                range: None,
+                condition: Condition::Any,
+                priority: Priority::Demand,
+            };
             store.get(request).await.unwrap();
         }
         assert_eq!(fake.take_calls().len(), 18, "each is sent twice");

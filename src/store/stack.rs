@@ -22,9 +22,10 @@ pub async fn connect(
     config: &BucketConfig,
     environment: &Environment,
     metrics: Arc<Metrics>,
+    limits: LimitConfig,
 ) -> Result<Arc<dyn ObjectStore>, StoreError> {
     let bucket = AwsStore::connect(config, environment).await?;
-    Ok(wrap(Arc::new(bucket), metrics, seed(&config.bucket)))
+    Ok(wrap(Arc::new(bucket), metrics, limits, seed(&config.bucket)))
 }
 
 /// The wrappers of every mount around `bucket`. The meter is innermost, so that each try counts;
@@ -33,12 +34,13 @@ pub async fn connect(
 pub fn wrap(
     bucket: Arc<dyn ObjectStore>,
     metrics: Arc<Metrics>,
+    limits: LimitConfig,
     seed: u64,
 ) -> Arc<dyn ObjectStore> {
     let metered = Arc::new(MeteredStore::new(bucket, Arc::clone(&metrics)));
     let (start, serve) = (RetryConfig::start(), RetryConfig::serve());
     let retried = Arc::new(RetryStore::new(metered, start, serve, metrics, seed));
-    Arc::new(LimitedStore::new(retried, LimitConfig::default()))
+    Arc::new(LimitedStore::new(retried, limits))
 }
 
 /// Of the jitter: different for each mount, also for many that a cluster starts at once.
@@ -55,7 +57,7 @@ mod tests {
     use super::*;
     use crate::error::StoreErrorKind;
     use crate::store::fake::{FakeStore, Fault};
-    use crate::store::{Condition, GetRequest, ListRequest};
+    use crate::store::{Condition, GetRequest, ListRequest, Priority};
 
     /// The same faults for each run: one call in so many meets one.
     fn plan(fake: &FakeStore, n_calls: usize) {
@@ -79,9 +81,15 @@ mod tests {
         fake.put("a", content.clone());
         plan(&fake, 5_000);
         let metrics = Arc::new(Metrics::default());
-        let store = wrap(Arc::new(fake), Arc::clone(&metrics), 7);
+        let store =
+            wrap(Arc::new(fake), Arc::clone(&metrics), LimitConfig::for_memory(u64::MAX), 7);
         for _ in 0..300 {
-            let request = GetRequest { key: "a".into(), range: None, condition: Condition::Any };
+            let request = GetRequest {
+                key: "a".into(),
+                range: None,
+                condition: Condition::Any,
+                priority: Priority::Demand,
+            };
             let body = store.get(request).await.unwrap().body;
             let chunks: Vec<Bytes> = body.try_collect().await.unwrap();
             assert!(chunks.concat() == content);

@@ -1,6 +1,7 @@
 //! The built binary, mounted through the kernel on an empty directory, and unmounted by Drop.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -102,7 +103,8 @@ impl Drop for Mounted {
         }
         let _ = Command::new("umount").arg("-l").arg(self.path()).stderr(Stdio::null()).status();
         if std::thread::panicking() {
-            eprintln!("--- log of s3mount\n{}", self.log());
+            let log = self.log();
+            let _ = writeln!(std::io::stderr(), "--- log of s3mount\n{log}");
         }
     }
 }

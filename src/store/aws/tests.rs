@@ -23,7 +23,9 @@ use tokio::net::TcpListener;
 use self::server::{CUT, Seen, Server, answer};
 use super::*;
 use crate::metrics::Metrics;
+use crate::store::Priority;
 use crate::store::credentials::BuildChain;
+use crate::store::limit::LimitConfig;
 use crate::store::stack::wrap;
 
 /// As S3 words an error.
@@ -80,7 +82,12 @@ async fn store(server: &Server) -> AwsStore {
 }
 
 fn whole(key: &str) -> GetRequest {
-    GetRequest { key: key.into(), range: None, condition: Condition::Any }
+    GetRequest {
+        key: key.into(),
+        range: None,
+        condition: Condition::Any,
+        priority: Priority::Demand,
+    }
 }
 
 async fn bytes(answer: GetAnswer) -> Result<Vec<u8>, StoreError> {
@@ -179,6 +186,7 @@ async fn a_ranged_get_is_pinned_and_asks_for_no_checksum() {
         key: "a b/\u{e4}".into(),
         range: Some(2..5),
         condition: Condition::Match(ETag::new("e")),
+        priority: Priority::Demand,
     };
     let answer = store(&server).await.get(request).await.unwrap();
     assert_eq!(answer.range, 2..5);
@@ -220,7 +228,12 @@ async fn an_answer_that_was_not_asked_for_is_refused() {
     for (range, condition, kind) in cases {
         let headers = format!("{ETAG}{range}");
         let server = Server::start(move |_| answer(206, &headers, "cde")).await;
-        let request = GetRequest { key: "k".into(), range: Some(2..5), condition };
+        let request = GetRequest {
+            key: "k".into(),
+            range: Some(2..5),
+            condition,
+            priority: Priority::Demand,
+        };
         let err = store(&server).await.get(request).await.map(drop).unwrap_err();
         assert_eq!(err.kind(), kind, "{err}");
     }
@@ -272,7 +285,12 @@ async fn a_cut_body_a_reset_and_a_503_are_invisible_through_the_wrappers() {
     })
     .await;
     let metrics = Arc::new(Metrics::default());
-    let store = wrap(Arc::new(store(&server).await), Arc::clone(&metrics), 7);
+    let store = wrap(
+        Arc::new(store(&server).await),
+        Arc::clone(&metrics),
+        LimitConfig::for_memory(u64::MAX),
+        7,
+    );
     let answer = store.get(whole("k")).await.unwrap();
     assert_eq!(bytes(answer).await.unwrap(), b"abcdefghij");
     assert_eq!((metrics.n_retries(), metrics.n_resumes()), (2, 1));
