@@ -2,10 +2,15 @@
 //! mixture.
 
 use std::fs;
-use std::os::unix::fs::FileExt;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use crate::support::mounted::Mounted;
+use crate::support::mounted::{Mounted, sleep};
 use crate::support::simulator::Simulator;
+use crate::support::simulator::policy::Action;
 
 const MIB: usize = 1 << 20;
 
@@ -16,15 +21,22 @@ fn mounted(options: &[&str]) -> (Simulator, Mounted) {
     (simulator, mounted)
 }
 
-/// An object that is replaced between two opens is the new one at once, with one request for the
-/// second open and its first bytes.
+/// A file that is opened is the object's current version, or the one that was current at most
+/// `--open-ttl` (1 s) ago.
 #[test]
 fn a_replaced_object_is_the_new_one_at_the_next_open() {
-    for (new, len) in [(b'b', 40 * MIB), (b'c', 100), (b'd', 0), (b'e', 41 * MIB)] {
-        let (simulator, mounted) = mounted(&["--open-ttl", "0"]);
+    let by_default = mounted(&[]);
+    let at_once = || mounted(&["--open-ttl", "0"]);
+    let mounts = [by_default, at_once(), at_once(), at_once(), at_once()];
+    let sizes = [40 * MIB, 40 * MIB, 100, 0, 41 * MIB];
+    for (index, ((simulator, mounted), len)) in mounts.into_iter().zip(sizes).enumerate() {
+        let new = b'b' + u8::try_from(index).unwrap();
         let before = fs::read(mounted.join("f")).unwrap();
         assert!(before.iter().all(|byte| *byte == b'a') && before.len() == 40 * MIB);
         simulator.put("myfiles", "f", vec![new; len]);
+        if index == 0 {
+            sleep(Duration::from_secs(1));
+        }
         let after = fs::read(mounted.join("f")).unwrap();
         assert!(after.iter().all(|byte| *byte == new), "{}", char::from(new));
         assert_eq!(after.len(), len);
@@ -32,7 +44,8 @@ fn a_replaced_object_is_the_new_one_at_the_next_open() {
     }
 }
 
-/// A reader whose object is replaced gets its old bytes or ESTALE, and never the new ones.
+/// An open file gives the bytes of the version that was opened, or ESTALE where they can no longer
+/// be had, and never bytes of another version.
 #[test]
 fn an_open_file_never_mixes_versions() {
     let (simulator, mounted) = mounted(&[]);
@@ -54,7 +67,7 @@ fn an_open_file_never_mixes_versions() {
     assert!(fs::read(mounted.join("f")).unwrap().iter().all(|byte| *byte == b'b'));
 }
 
-/// In a versioned bucket a reader goes on with the old bytes.
+/// In a bucket with versioning, a reader whose file is replaced goes on with the old bytes.
 #[test]
 fn a_versioned_bucket_keeps_the_old_bytes() {
     let simulator = Simulator::builder().bucket("myfiles").start();
@@ -68,7 +81,8 @@ fn a_versioned_bucket_keeps_the_old_bytes() {
     assert!(whole.iter().all(|byte| *byte == b'a'));
 }
 
-/// An object replaced while the body of its GET is on the way: that body is the old one to its end.
+/// An object that is replaced while it is being transferred arrives whole, as the version whose
+/// transfer began.
 #[test]
 fn a_body_on_its_way_stays_whole() {
     let simulator = Simulator::builder().bucket("myfiles").start();
@@ -80,7 +94,7 @@ fn a_body_on_its_way_stays_whole() {
     assert!(fs::read(mounted.join("f")).unwrap().iter().all(|byte| *byte == b'a'));
 }
 
-/// A deleted object is ENOENT at the next open, and its name is gone from then on.
+/// An open that finds the object deleted fails with ENOENT, and the name is gone from then on.
 #[test]
 fn a_deleted_object_is_gone_at_the_next_open() {
     let (simulator, mounted) = mounted(&["--metadata-ttl", "60s"]);
@@ -91,7 +105,7 @@ fn a_deleted_object_is_gone_at_the_next_open() {
     assert_eq!(fs::read_dir(mounted.path()).unwrap().count(), 0);
 }
 
-/// The same bytes uploaded again are read on by who has the file open.
+/// An object that is uploaded again with the same bytes is read on by those who have it open.
 #[test]
 fn the_same_bytes_uploaded_again_are_no_change_for_a_reader() {
     let (simulator, mounted) = mounted(&[]);
@@ -102,7 +116,8 @@ fn the_same_bytes_uploaded_again_are_no_change_for_a_reader() {
     assert!(whole.iter().all(|byte| *byte == b'a'));
 }
 
-/// An object that changes between the lookup and the open is opened as the new one.
+/// An object that changes between a `stat` and the open is opened as the new version, without a
+/// further request.
 #[test]
 fn a_change_between_lookup_and_open_is_noticed() {
     let (simulator, mounted) = mounted(&["--metadata-ttl", "60s"]);
@@ -114,10 +129,10 @@ fn a_change_between_lookup_and_open_is_noticed() {
     assert_eq!((counts.list, counts.head, counts.get), (0, 0, 1), "one GET told it all");
 }
 
-/// A file's inode number is that of its version: another after a change, the same after a remount.
+/// A file's inode number stands for its version: it changes when the object changes, and is the
+/// same in every mount of the bucket.
 #[test]
 fn an_inode_is_a_version() {
-    use std::os::unix::fs::MetadataExt;
     let (simulator, first) = mounted(&["--metadata-ttl", "0"]);
     let ino = |mounted: &Mounted| fs::metadata(mounted.join("f")).unwrap().ino();
     let before = ino(&first);
@@ -126,4 +141,61 @@ fn an_inode_is_a_version() {
     simulator.put("myfiles", "f", "new");
     assert_ne!(ino(&first), before);
     assert_eq!(ino(&first), ino(&second));
+}
+
+/// In a bucket with versioning, a reader whose file is replaced and who may not read old versions
+/// (s3:GetObjectVersion) gets ESTALE.
+#[test]
+fn old_versions_may_be_denied() {
+    let simulator = Simulator::builder().bucket("myfiles").start();
+    simulator.set_versioned("myfiles", true);
+    simulator.put("myfiles", "f", vec![b'a'; 40 * MIB]);
+    simulator.deny("myfiles", Action::GetObjectVersion, "");
+    let mounted = Mounted::new(&simulator, "myfiles", &[]);
+    let file = fs::File::open(mounted.join("f")).unwrap();
+    simulator.put("myfiles", "f", vec![b'b'; 40 * MIB]);
+    let read = file.read_at(&mut [0; 4096], 30 << 20);
+    assert_eq!(read.err().and_then(|err| err.raw_os_error()), Some(libc::ESTALE));
+}
+
+/// An open file shows the size and the date of the version that was opened, also after the object
+/// has changed.
+#[test]
+fn an_open_file_keeps_its_attributes() {
+    let (simulator, mounted) = mounted(&["--metadata-ttl", "0"]);
+    let file = fs::File::open(mounted.join("f")).unwrap();
+    let look = || {
+        let found = file.metadata().unwrap();
+        (found.len(), found.mtime(), found.ino())
+    };
+    let before = look();
+    simulator.put("myfiles", "f", "short");
+    assert_eq!(fs::metadata(mounted.join("f")).unwrap().len(), 5);
+    assert_eq!(look(), before);
+}
+
+/// A program that has mapped a file gets SIGBUS where read(2) would get ESTALE.
+#[test]
+fn a_mapped_reader_of_a_replaced_object_gets_sigbus() {
+    let (simulator, mounted) = mounted(&[]);
+    let script = "import mmap, sys
+f = open(sys.argv[1], 'rb')
+m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)
+assert m[0] == 97
+print('mapped', flush=True)
+sys.stdin.readline()
+m[30 << 20]";
+    let mut reader = Command::new("python3")
+        .args(["-c", script])
+        .arg(mounted.join("f"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(reader.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "mapped\n");
+    simulator.put("myfiles", "f", vec![b'b'; 40 * MIB]);
+    reader.stdin.take().unwrap().write_all(b"\n").unwrap();
+    assert_eq!(reader.wait().unwrap().signal(), Some(libc::SIGBUS));
 }

@@ -1,17 +1,19 @@
 //! A server and a network that fail: right bytes or an error, bounded, and the mount lives on.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::support::mounted::{Mounted, send_signal, wait_until};
+use crate::support::mounted::{Mounted, send_signal, sleep, wait_until};
 use crate::support::simulator::Simulator;
 use crate::support::simulator::call::Kind;
 use crate::support::simulator::shaping::Share;
 
 const MIB: u64 = 1 << 20;
 
-/// Cut bodies, throttled requests and reset connections stay invisible to a reader.
+/// Transfers that are cut, requests that are throttled and connections that are reset are repeated,
+/// and no reader notices.
 #[test]
 fn a_reader_sees_nothing_of_cuts_throttling_and_resets() {
     let simulator = Simulator::builder().bucket("myfiles").start();
@@ -33,7 +35,8 @@ fn a_reader_sees_nothing_of_cuts_throttling_and_resets() {
     assert!(simulator.counts().faults > 0, "the faults did happen");
 }
 
-/// A reader killed while the server stalls is gone, and others read on.
+/// A program that waits in a buffered read for a silent server can be killed, and other files are
+/// read meanwhile.
 #[test]
 fn a_killed_reader_is_gone_and_the_mount_lives_on() {
     let simulator = Simulator::builder().bucket("myfiles").start();
@@ -59,12 +62,12 @@ fn a_killed_reader_is_gone_and_the_mount_lives_on() {
     assert_eq!(fs::read_to_string(mounted.join("fine")).unwrap(), "fine");
 }
 
-/// A panic in a handler, in a download and between reservation and GET each costs one EIO, and the
-/// next read is right.
+/// A defect of s3mount that makes a request panic costs that request one EIO, and the next one is
+/// answered rightly.
 #[test]
 #[cfg(feature = "failpoints")]
 fn a_panic_costs_one_error() {
-    use std::os::unix::fs::{FileExt, OpenOptionsExt};
+    use std::os::unix::fs::OpenOptionsExt;
 
     use crate::support::mounted::command;
     for point in ["handler", "download", "budget"] {
@@ -93,24 +96,96 @@ fn a_panic_costs_one_error() {
 /// 4 KiB at `at` with O_DIRECT.
 #[cfg(feature = "failpoints")]
 fn read_directly(file: &fs::File, at: u64) -> std::io::Result<Vec<u8>> {
-    use std::os::unix::fs::FileExt;
     let mut memory = vec![0_u8; 3 * 4096];
     let start = memory.as_ptr().align_offset(4096);
     file.read_exact_at(&mut memory[start..start + 4096], at)?;
     Ok(memory[start..start + 4096].to_vec())
 }
 
-/// A server that is gone is an error, not an empty directory or a missing file.
+/// What is not known yet is an error, EIO or ETIMEDOUT, while the server cannot answer, and never
+/// an empty directory or a missing file; when it answers again, so does the mount.
 #[test]
 fn an_unreachable_server_is_no_empty_directory() {
     let simulator = Simulator::builder().bucket("myfiles").start();
     simulator.put("myfiles", "d/f", "x");
-    let mounted = Mounted::new(&simulator, "myfiles", &["--metadata-ttl", "0"]);
+    let mounted = Mounted::new(&simulator, "myfiles", &["--metadata-ttl", "60s"]);
     simulator.shape(|shaping| shaping.errors = Share::All);
+    let path = mounted.path();
+    let looked = std::thread::spawn(move || fs::metadata(path.join("d/f")).map(drop));
     let listed =
         fs::read_dir(mounted.join("d")).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
-    let errno = listed.err().and_then(|err| err.raw_os_error());
-    assert!(matches!(errno, Some(libc::EIO | libc::ETIMEDOUT)), "{errno:?}");
+    for result in [listed.map(drop), looked.join().unwrap()] {
+        let errno = result.err().and_then(|err| err.raw_os_error());
+        assert!(matches!(errno, Some(libc::EIO | libc::ETIMEDOUT)), "{errno:?}");
+    }
     simulator.shape(|shaping| shaping.errors = Share::None);
     assert_eq!(fs::read_to_string(mounted.join("d/f")).unwrap(), "x", "it recovers by itself");
+}
+
+/// While the server cannot answer, what was known of names, sizes and listings is shown on, and the
+/// log says so.
+#[test]
+fn what_is_known_goes_on_in_an_outage() {
+    let simulator = Simulator::builder().bucket("myfiles").start();
+    simulator.put("myfiles", "d/f", "12345");
+    let mounted = Mounted::new(&simulator, "myfiles", &["--metadata-ttl", "1s"]);
+    let names = || -> Vec<_> {
+        let entries = fs::read_dir(mounted.join("d")).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect()
+    };
+    assert_eq!(names(), ["f"]);
+    simulator.shape(|shaping| shaping.errors = Share::All);
+    sleep(Duration::from_secs(1));
+    let path = mounted.path();
+    let looked = std::thread::spawn(move || fs::metadata(path.join("d/f")).unwrap().len());
+    assert_eq!(names(), ["f"]);
+    assert_eq!(looked.join().unwrap(), 5);
+    assert!(mounted.log().contains("not reachable"), "{}", mounted.log());
+}
+
+/// When the server is silent, a lookup, an open and reading a directory end with ETIMEDOUT after
+/// 20 s at the latest, and reading a file after 60 s.
+#[test]
+fn nothing_waits_for_ever() {
+    let simulator = Simulator::builder().bucket("myfiles").start();
+    simulator.put("myfiles", "closed", "x");
+    simulator.put("myfiles", "d/f", "x");
+    simulator.put_synthetic("myfiles", "open", 64 * MIB);
+    let mounted = Mounted::new(&simulator, "myfiles", &["--metadata-ttl", "60s"]);
+    let open = fs::File::open(mounted.join("open")).unwrap();
+    simulator.shape(|shaping| shaping.silent = Share::All);
+    type Work = Box<dyn FnOnce() -> std::io::Result<()> + Send>;
+    let path = |name: &str| mounted.join(name);
+    let (lookup, file, directory) = (path("d/absent"), path("closed"), path("d"));
+    let work: [(u64, Work); 4] = [
+        (20, Box::new(move || fs::metadata(lookup).map(drop))),
+        (20, Box::new(move || fs::File::open(file).map(drop))),
+        (20, Box::new(move || fs::read_dir(directory).map(drop))),
+        (60, Box::new(move || open.read_at(&mut [0; 100], 40 * MIB).map(drop))),
+    ];
+    let start = |(limit, work): (u64, Work)| {
+        std::thread::spawn(move || {
+            let start = Instant::now();
+            let errno = work().err().and_then(|err| err.raw_os_error());
+            assert_eq!(errno, Some(libc::ETIMEDOUT), "within {limit} s");
+            assert!(start.elapsed().as_secs() <= limit, "{:?}", start.elapsed());
+        })
+    };
+    let threads: Vec<_> = work.into_iter().map(start).collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+}
+
+/// An object in an archive class that was not restored is refused with EACCES when it is opened.
+#[test]
+fn an_archived_object_is_refused() {
+    let simulator = Simulator::builder().bucket("myfiles").start();
+    simulator.put("myfiles", "f", "x");
+    simulator.archive("myfiles", "f");
+    let mounted = Mounted::new(&simulator, "myfiles", &[]);
+    assert_eq!(fs::metadata(mounted.join("f")).unwrap().len(), 1);
+    let opened = fs::File::open(mounted.join("f"));
+    assert_eq!(opened.err().and_then(|err| err.raw_os_error()), Some(libc::EACCES));
+    assert!(mounted.log().contains("restored"), "{}", mounted.log());
 }

@@ -3,8 +3,10 @@
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, SystemTime};
 
 use crate::support::mounted::Mounted;
 use crate::support::simulator::Simulator;
@@ -38,21 +40,24 @@ fn errno<T: std::fmt::Debug>(result: std::io::Result<T>) -> i32 {
     result.expect_err("must fail").raw_os_error().expect("an errno")
 }
 
-/// A file shows its size in bytes, its LastModified as modification time, whole blocks of 512
-/// bytes, mode 0444 and one link.
+/// A file shows the object's size in bytes, its LastModified in whole seconds as all three times,
+/// mode 0444, one link, and blocks of 512 bytes as `du` counts them.
 #[test]
 fn a_file_shows_what_the_bucket_says_of_it() {
-    let (_simulator, mounted) = tree();
-    let found = fs::metadata(mounted.join("hello.txt")).unwrap();
-    assert_eq!((found.len(), found.blocks(), found.nlink()), (13, 1, 1));
+    let simulator = Simulator::builder().bucket("myfiles").start();
+    let date = SystemTime::UNIX_EPOCH + Duration::from_millis(1_234_567_890_123);
+    simulator.put_at("myfiles", "f", vec![b'x'; 513], date);
+    let mounted = Mounted::new(&simulator, "myfiles", &[]);
+    let found = fs::metadata(mounted.join("f")).unwrap();
+    assert_eq!((found.len(), found.blocks(), found.nlink()), (513, 2, 1));
     assert_eq!(found.permissions().mode() & 0o7777, 0o444);
-    let age = found.modified().unwrap().elapsed().unwrap();
-    assert!(age.as_secs() < 60, "{age:?}");
+    assert_eq!([found.mtime(), found.ctime(), found.atime()], [1_234_567_890; 3]);
+    assert_eq!([found.mtime_nsec(), found.ctime_nsec(), found.atime_nsec()], [0; 3]);
     assert!(found.ino() > 1);
 }
 
-/// A directory is a common prefix or a marker object, has mode 0555, one link, and the date
-/// 14 March 2006.
+/// A directory is a common prefix of keys, or an object whose key ends in `/`; it shows mode 0555,
+/// one link, and the date 14 March 2006.
 #[test]
 fn a_directory_is_a_prefix_or_a_marker() {
     let (_simulator, mounted) = tree();
@@ -63,12 +68,20 @@ fn a_directory_is_a_prefix_or_a_marker() {
         assert_eq!((found.nlink(), found.mtime()), (1, 1_142_294_400));
     }
     assert_eq!(fs::read_dir(mounted.join("marked")).unwrap().count(), 0);
+}
+
+/// A name that the bucket does not have is ENOENT, a name below a file ENOTDIR, and a name of more
+/// than 255 bytes ENAMETOOLONG.
+#[test]
+fn a_name_that_is_not_there_has_its_errno() {
+    let (_simulator, mounted) = tree();
     assert_eq!(errno(fs::metadata(mounted.join("absent"))), libc::ENOENT);
     assert_eq!(errno(fs::metadata(mounted.join("hello.txt/x"))), libc::ENOTDIR);
     assert_eq!(errno(fs::metadata(mounted.join("n".repeat(256)))), libc::ENAMETOOLONG);
 }
 
-/// Every byte of a file is the object's, whatever the offset and the length of a read.
+/// Every byte of a file is the object's, whatever the offset and the length of a read, and a read
+/// is short only at the end of the file.
 #[test]
 fn reads_of_any_shape_give_the_objects_bytes() {
     let (simulator, mounted) = tree();
@@ -88,7 +101,7 @@ fn reads_of_any_shape_give_the_objects_bytes() {
     assert!(read == whole);
 }
 
-/// O_DIRECT, sendfile and mapped readers get the same bytes as read(2).
+/// Direct I/O, sendfile(2) and mapped memory give the same bytes as read(2).
 #[test]
 fn every_way_of_reading_gives_the_same_bytes() {
     let (simulator, mounted) = tree();
@@ -120,7 +133,7 @@ fn every_way_of_reading_gives_the_same_bytes() {
     }
 }
 
-/// Writing of any kind is refused with EROFS.
+/// Every attempt to write, create, rename, remove or change anything fails with EROFS.
 #[test]
 fn every_write_is_refused() {
     let (_simulator, mounted) = tree();
@@ -136,7 +149,8 @@ fn every_write_is_refused() {
     assert_eq!(errno(std::os::unix::fs::symlink("x", mounted.join("l"))), libc::EROFS);
 }
 
-/// find, cp -r, tar, diff -r, rsync -n, du and sha256sum work, and agree with the bucket.
+/// `cp -r`, `diff -r`, `find`, `tar`, `du`, `df` and `rsync` work as on a disk, and two archives of
+/// an unchanged bucket are equal.
 #[test]
 fn ordinary_programs_work() {
     let (simulator, mounted) = tree();
@@ -160,7 +174,7 @@ fn ordinary_programs_work() {
     run("df", &[from], scratch.path());
 }
 
-/// A zip archive is read by Python, and an SQLite database that is opened as immutable is queried.
+/// Zip archives, and SQLite databases that are opened as immutable, are read in place.
 #[test]
 fn archives_and_databases_are_read_in_place() {
     let simulator = Simulator::builder().bucket("myfiles").start();
@@ -186,21 +200,32 @@ c.commit()";
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "10000|100000000");
 }
 
-/// A cold open and read of a small file is one GET, and a second reader within a second costs
-/// nothing.
+/// Opening and reading a file of up to 1 MiB costs one GET, and nothing when it is repeated within
+/// `--open-ttl` (1 s).
 #[test]
 fn a_small_file_costs_one_request() {
-    let (simulator, mounted) = tree();
-    fs::metadata(mounted.join("hello.txt")).unwrap();
-    simulator.reset_log();
-    assert_eq!(fs::read_to_string(mounted.join("hello.txt")).unwrap(), "hello, world\n");
-    assert_eq!(fs::read_to_string(mounted.join("hello.txt")).unwrap(), "hello, world\n");
-    let counts = simulator.counts();
-    assert_eq!((counts.list, counts.head, counts.get), (0, 0, 1));
-    assert!(simulator.log()[0].call.range.is_none(), "a whole object is asked for without Range");
+    let simulator = Simulator::builder().bucket("myfiles").start();
+    let sizes = [1, 13, MIB];
+    for size in sizes {
+        simulator.put_synthetic("myfiles", &format!("f{size}"), size);
+    }
+    let mounted = Mounted::new(&simulator, "myfiles", &["--metadata-ttl", "60s"]);
+    for size in sizes {
+        let name = format!("f{size}");
+        fs::metadata(mounted.join(&name)).unwrap();
+        simulator.reset_log();
+        for _ in 0..2 {
+            let read = fs::read(mounted.join(&name)).unwrap();
+            assert!(read == simulator.object_bytes("myfiles", &name), "{name}");
+        }
+        let counts = simulator.counts();
+        assert_eq!((counts.list, counts.head, counts.get), (0, 0, 1), "{name}");
+        let call = &simulator.log()[0].call;
+        assert!(call.range.is_none(), "a whole object is asked for without Range");
+    }
 }
 
-/// A random read asks for its aligned 128 KiB and no more.
+/// A read at a random place asks S3 for the aligned 128 KiB around it, and for nothing more.
 #[test]
 fn a_random_read_asks_for_little() {
     let simulator = Simulator::builder().bucket("myfiles").start();
@@ -216,7 +241,7 @@ fn a_random_read_asks_for_little() {
     assert_eq!((counts.get, counts.bytes_requested), (19, 19 * 131_072));
 }
 
-/// What is read with O_DIRECT or again from the page cache is not asked for twice.
+/// A file that is read again within `--open-ttl` comes from the page cache, without a request.
 #[test]
 fn a_second_read_comes_from_the_page_cache() {
     let simulator = Simulator::builder().bucket("myfiles").start();
@@ -230,7 +255,8 @@ fn a_second_read_comes_from_the_page_cache() {
     assert_eq!(simulator.counts().get, counts.get);
 }
 
-/// A stream keeps within the budget: peak resident memory is at most `--memory` plus 64 MiB.
+/// The process's peak resident memory stays below `--memory` plus 64 MiB, also while many files are
+/// read at once.
 #[test]
 fn memory_is_bounded() {
     let simulator = Simulator::builder().bucket("myfiles").start();
@@ -248,7 +274,7 @@ fn memory_is_bounded() {
     assert!(peak <= (64 + 64) * MIB, "{} MiB", peak / MIB);
 }
 
-/// An object of the name of a directory is hidden by the directory, with one warning.
+/// A directory hides an object of the same name, and the log says so once.
 #[test]
 fn a_directory_wins_over_an_object_of_its_name() {
     let simulator = Simulator::builder().bucket("myfiles").start();
@@ -265,7 +291,7 @@ fn a_directory_wins_over_an_object_of_its_name() {
     assert_eq!(mounted.log().matches("both").count(), 1, "{}", mounted.log());
 }
 
-/// A name that is not UTF-8 does not exist, and costs no request.
+/// A name that is not UTF-8 is ENOENT, without a request.
 #[test]
 fn a_name_that_is_not_utf8_costs_no_request() {
     use std::os::unix::ffi::OsStrExt;
@@ -276,8 +302,8 @@ fn a_name_that_is_not_utf8_costs_no_request() {
     assert_eq!(simulator.counts().requests(), 0);
 }
 
-/// Modes and owners are those of the options; without read permission for others, others are
-/// refused.
+/// Owner, group and permissions of everything shown are those of `--uid`, `--gid`, `--file-mode`
+/// and `--dir-mode`, without write permission.
 #[test]
 fn modes_and_owners_are_as_asked() {
     let simulator = Simulator::builder().bucket("myfiles").start();
@@ -293,7 +319,8 @@ fn modes_and_owners_are_as_asked() {
     assert_eq!(look(&directory), (1234, 2345, 0o550));
 }
 
-/// Reads that the kernel splits and reorders never make a byte be asked for twice.
+/// A file that is read from start to end is asked for in large ranges, each byte once, however the
+/// kernel splits and reorders the reads.
 #[test]
 fn a_stream_asks_for_each_byte_once() {
     let simulator = Simulator::builder().bucket("myfiles").start();
@@ -312,4 +339,55 @@ fn a_stream_asks_for_each_byte_once() {
     assert_eq!(counts.bytes_requested, 100 * MIB);
     let gets = simulator.log().iter().filter(|entry| entry.call.kind == Kind::Get).count();
     assert!(gets <= 60, "{gets} GETs");
+}
+
+/// Without `--allow-other` other users get EACCES for everything; with it they see what the
+/// permissions let them see.
+#[test]
+fn other_users_see_what_they_may() {
+    // Only root can become another user.
+    if run("id", &["-u"], Path::new("/")).stdout != b"0\n" {
+        return;
+    }
+    let simulator = Simulator::builder().bucket("myfiles").start();
+    simulator.put("myfiles", "f", "x");
+    let reads = |options: &[&str]| {
+        let mounted = Mounted::new(&simulator, "myfiles", options);
+        let parent = mounted.path().parent().unwrap().to_owned();
+        fs::set_permissions(parent, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut command = Command::new("cat");
+        command.arg(mounted.join("f")).uid(65_534).gid(65_534);
+        command.stderr(Stdio::null()).status().unwrap().success()
+    };
+    assert!(!reads(&[]));
+    assert!(reads(&["--allow-other"]));
+    assert!(!reads(&["--allow-other", "--file-mode", "0440"]));
+    assert!(!reads(&["--allow-other", "--dir-mode", "0550"]));
+}
+
+/// There are no extended attributes: the list of them is empty and any one is ENODATA, without a
+/// request.
+#[test]
+fn there_are_no_extended_attributes() {
+    let (simulator, mounted) = tree();
+    fs::metadata(mounted.join("hello.txt")).unwrap();
+    simulator.reset_log();
+    let script = "import errno, os
+print(os.listxattr('hello.txt'))
+try: os.getxattr('hello.txt', 'user.x')
+except OSError as err: print(errno.errorcode[err.errno])";
+    let output = run("python3", &["-c", script], &mounted.path());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "[]\nENODATA\n");
+    assert_eq!(simulator.counts().requests(), 0);
+}
+
+/// `df` shows a file system that is neither of size zero nor full.
+#[test]
+fn the_file_system_is_never_full() {
+    let (_simulator, mounted) = tree();
+    let script = "import os; s=os.statvfs('.'); print(s.f_blocks, s.f_bavail, s.f_ffree)";
+    let output = run("python3", &["-c", script], &mounted.path());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let numbers: Vec<u64> = text.split_whitespace().map(|n| n.parse().unwrap()).collect();
+    assert!(numbers.iter().all(|number| *number > 1 << 30), "{text}");
 }

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use crate::support::mounted::{Mounted, command, is_mounted, send_signal, wait_until};
 use crate::support::simulator::Simulator;
+use crate::support::simulator::policy::Action;
 
 fn bucket() -> Simulator {
     let simulator = Simulator::builder().bucket("myfiles").start();
@@ -12,7 +13,7 @@ fn bucket() -> Simulator {
     simulator
 }
 
-/// SIGTERM and SIGINT unmount, and the process ends with 0.
+/// SIGTERM and SIGINT unmount, and the process ends with exit code 0.
 #[test]
 fn a_signal_unmounts() {
     let simulator = bucket();
@@ -25,7 +26,7 @@ fn a_signal_unmounts() {
     }
 }
 
-/// An outside umount ends the process with 0.
+/// `umount` by anybody else ends the process with exit code 0.
 #[test]
 fn an_outside_umount_ends_the_process() {
     let simulator = bucket();
@@ -34,8 +35,8 @@ fn an_outside_umount_ends_the_process() {
     assert_eq!(mounted.exit_code(), Some(0), "{}", mounted.log());
 }
 
-/// A mount in use is detached when it is asked to end; its last user reads on, and the process ends
-/// when that one leaves.
+/// A mount in use that is asked to end disappears from its directory at once; its last user reads
+/// on, and the process ends when that one leaves.
 #[test]
 fn a_busy_mount_is_detached_and_ends_with_its_last_user() {
     let simulator = bucket();
@@ -51,7 +52,7 @@ fn a_busy_mount_is_detached_and_ends_with_its_last_user() {
     assert_eq!(mounted.exit_code(), Some(0), "{}", mounted.log());
 }
 
-/// In the background the command returns 0 when the mount answers.
+/// Without `--foreground` the command returns when the mount answers, with exit code 0.
 #[test]
 fn the_command_returns_when_the_mount_answers() {
     let simulator = bucket();
@@ -64,11 +65,13 @@ fn the_command_returns_when_the_mount_answers() {
     assert!(wait_until(|| processes_naming(&path).is_empty()), "no process is left");
 }
 
-/// A start that fails says why in one sentence, ends with the code of its kind, and leaves nothing
-/// mounted.
+/// A start that fails says why, leaves nothing mounted, and ends with the exit code of its kind: 2
+/// usage, 3 no credentials, 4 denied, 5 no such bucket, 6 network or server, 7 mount point.
 #[test]
 fn a_failed_start_leaves_nothing() {
     let simulator = bucket();
+    simulator.create_bucket("closed");
+    simulator.deny("closed", Action::ListBucket, "");
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
     fs::write(&file, "").unwrap();
@@ -84,10 +87,12 @@ fn a_failed_start_leaves_nothing() {
     let (mnt, file) = (mount.to_str().unwrap(), file.to_str().unwrap());
     let absent = "/nowhere/at/all";
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], i32, &'a str);
-    let cases: [Case<'_>; 8] = [
+    let cases: [Case<'_>; 10] = [
         (&["absent-bucket", mnt], &[], 5, "absent-bucket"),
         (&["myfiles", mnt], &[("AWS_SECRET_ACCESS_KEY", "wrong")], 4, "secret"),
         (&["myfiles", mnt], &[("AWS_ENDPOINT_URL", "http://127.0.0.1:1")], 6, "127.0.0.1:1"),
+        (&["myfiles", mnt], &[("AWS_ACCESS_KEY_ID", "")], 3, "no AWS credentials"),
+        (&["closed", mnt], &[], 4, "s3:ListBucket"),
         (&["myfiles", absent], &[], 7, absent),
         (&["myfiles", file], &[], 7, "not a directory"),
         (&["myfiles", mnt, "--memory", "1"], &[], 2, "--memory"),
@@ -102,7 +107,7 @@ fn a_failed_start_leaves_nothing() {
     }
 }
 
-/// After kill -9 the mount point is dead; the next start detaches it and mounts again.
+/// A mount whose process was killed is replaced by the next start on its directory.
 #[test]
 fn a_dead_mount_is_mounted_again() {
     let simulator = bucket();
@@ -119,7 +124,7 @@ fn a_dead_mount_is_mounted_again() {
     assert!(wait_until(|| processes_naming(&path).is_empty()));
 }
 
-/// A loop of mounts and unmounts leaves no process and no mount.
+/// Mounting and unmounting leave no process and no mount behind.
 #[test]
 fn mounts_and_unmounts_leave_nothing() {
     let simulator = bucket();
@@ -136,7 +141,7 @@ fn mounts_and_unmounts_leave_nothing() {
     assert!(!mounts.contains(&path));
 }
 
-/// The region is found by itself from the bucket's redirect.
+/// The bucket's region is found by itself.
 #[test]
 fn the_region_is_found() {
     let simulator = Simulator::builder().start();
@@ -146,7 +151,8 @@ fn the_region_is_found() {
     assert_eq!(fs::read_to_string(mounted.join("f")).unwrap(), "x");
 }
 
-/// TLS with the authority of AWS_CA_BUNDLE; without it the certificate is not trusted.
+/// TLS trusts the authorities in the file that AWS_CA_BUNDLE names, and a server whose certificate
+/// is not trusted fails the start with exit code 6.
 #[test]
 fn tls_trusts_the_bundle_that_is_named() {
     let simulator = Simulator::builder().bucket("myfiles").tls().start();
@@ -164,7 +170,7 @@ fn tls_trusts_the_bundle_that_is_named() {
     assert!(text.contains("certificate"), "{text}");
 }
 
-/// A public bucket needs no credentials with --no-sign-request.
+/// A public bucket needs no credentials with `--no-sign-request`.
 #[test]
 fn a_public_bucket_needs_no_credentials() {
     let simulator = Simulator::builder().bucket("public").start();
@@ -176,7 +182,8 @@ fn a_public_bucket_needs_no_credentials() {
     assert_eq!(fs::read_to_string(mounted.join("f")).unwrap(), "x");
 }
 
-/// A credentials file that others can read is warned of, by name, with what to do.
+/// A credentials file that other users can read is warned of at the start, with the command that
+/// closes it.
 #[test]
 fn an_open_credentials_file_is_warned_of() {
     use std::os::unix::fs::PermissionsExt;
@@ -208,7 +215,8 @@ fn processes_naming(text: &str) -> Vec<u32> {
         .collect()
 }
 
-/// A second signal does not wait for the last user.
+/// A second signal does not wait for the last user: the process ends with exit code 128 plus the
+/// signal's number.
 #[test]
 fn a_second_signal_ends_at_once() {
     let simulator = bucket();
@@ -219,4 +227,50 @@ fn a_second_signal_ends_at_once() {
     send_signal(mounted.pid(), libc::SIGTERM);
     assert_eq!(mounted.exit_code(), Some(143), "{}", mounted.log());
     drop(file);
+}
+
+/// Of two starts on one directory at the same time one mounts and the other ends with exit code 7,
+/// and so does every later start while it is mounted.
+#[test]
+fn a_directory_is_mounted_once() {
+    let simulator = bucket();
+    let directory = tempfile::tempdir().unwrap();
+    let start = || {
+        let mut program = command(&simulator);
+        program.arg("myfiles").arg(directory.path()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let (mut one, mut other) = (start(), start());
+    let mut codes = [one.wait().unwrap().code(), other.wait().unwrap().code()];
+    codes.sort_unstable();
+    assert_eq!(codes, [Some(0), Some(7)]);
+    assert_eq!(start().wait().unwrap().code(), Some(7));
+    assert!(Command::new("umount").arg(directory.path()).status().unwrap().success());
+    assert!(!is_mounted(directory.path()), "one mount, not two upon each other");
+}
+
+/// Credentials that change in their file are used without a new mount.
+#[test]
+fn changed_credentials_are_used() {
+    let simulator = bucket();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("credentials");
+    let write = |access: &str, secret: &str| {
+        let text =
+            format!("[default]\naws_access_key_id={access}\naws_secret_access_key={secret}\n");
+        fs::write(&path, text).unwrap();
+    };
+    write(simulator.access_key(), simulator.secret_key());
+    let mut program = command(&simulator);
+    program.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+    program.env("AWS_SHARED_CREDENTIALS_FILE", &path);
+    let mounted = Mounted::start(program, "myfiles", &["--open-ttl", "0"]);
+    assert_eq!(fs::read_to_string(mounted.join("hello.txt")).unwrap(), "hello");
+    simulator.remove_credentials(simulator.access_key());
+    write("AKIANEW", "new-secret");
+    simulator.add_credentials("AKIANEW", "new-secret");
+    assert!(
+        wait_until(|| fs::read_to_string(mounted.join("hello.txt")).is_ok()),
+        "{}",
+        mounted.log()
+    );
 }

@@ -9,4 +9,5 @@ mod files;
 mod layers;
 mod lifecycle;
 mod listings;
+mod semantics;
 mod simulator;
