@@ -88,7 +88,7 @@ pub enum MountFlag {
     NoAtime,
 }
 
-/// How long what the tree knows holds; DESIGN "How long an answer holds".
+/// How long what the tree knows holds.
 #[derive(Clone, Debug)]
 pub struct NamesConfig {
     pub metadata_ttl: MetadataTtl,

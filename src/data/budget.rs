@@ -1,6 +1,6 @@
 //! The byte budget of the mount: what is in flight, what is cached, and metadata, together.
 //!
-//! Rules (DESIGN 3): all parts of one request are reserved in one step, so a holder never waits for
+//! Rules: all parts of one request are reserved in one step, so a holder never waits for
 //! more; demand waits in order of arrival, prefetch only tries and never passes waiting demand;
 //! metadata never waits. Freed memory of a part is kept for the next part of its size, within the
 //! budget: fresh memory costs a page fault for each 4 KiB.
@@ -76,7 +76,7 @@ impl Budget {
     /// Bytes that are neither held by permits nor by metadata.
     pub(crate) fn free(&self) -> u64 {
         let state = self.shared.state.lock();
-        self.shared.limit.saturating_sub(state.used + state.metadata)
+        self.shared.limit.saturating_sub(state.used + self.shared.counted(&state))
     }
 
     /// Whether demand waits; then evicting helps somebody.
@@ -88,7 +88,7 @@ impl Budget {
     pub(crate) fn missing(&self) -> u64 {
         let state = self.shared.state.lock();
         let wanted = state.queue.front().map_or(0, |waiting| waiting.bytes);
-        (state.used + state.metadata + wanted).saturating_sub(self.shared.limit)
+        (state.used + self.shared.counted(&state) + wanted).saturating_sub(self.shared.limit)
     }
 
     /// Metadata never waits: the sum is stated, and parts make room.
@@ -96,7 +96,7 @@ impl Budget {
         let freed = {
             let mut state = self.shared.state.lock();
             state.metadata = bytes;
-            self.shared.trim(&mut state, 0)
+            self.shared.trim(&mut state)
         };
         self.shared.wake_first();
         drop(freed);
@@ -136,20 +136,24 @@ fn total(sizes: &[usize]) -> u64 {
 
 impl Shared {
     /// Metadata beyond half the budget is an overrun, and does not starve the bytes.
+    fn counted(&self, state: &State) -> u64 {
+        state.metadata.min(self.limit / 2)
+    }
+
     fn fits(&self, state: &State, bytes: u64) -> bool {
-        state.used + state.metadata.min(self.limit / 2) + bytes <= self.limit
+        state.used + self.counted(state) + bytes <= self.limit
     }
 
     /// Counts `bytes` as used. Returns pooled chunks to be freed outside the lock.
     fn grant(&self, state: &mut State, bytes: u64) -> Vec<Chunk> {
         state.used += bytes;
-        self.trim(state, 0)
+        self.trim(state)
     }
 
     /// Takes chunks out of the pool until all fits together.
-    fn trim(&self, state: &mut State, more: u64) -> Vec<Chunk> {
+    fn trim(&self, state: &mut State) -> Vec<Chunk> {
         let mut freed = Vec::new();
-        let held = state.used + state.metadata + more;
+        let held = state.used + state.metadata;
         let pool_max = self.limit.saturating_sub(held).min(POOL_BYTES_MAX);
         while state.pooled > pool_max {
             let State { pool, pooled, .. } = &mut *state;
@@ -273,7 +277,7 @@ impl Drop for Permit {
         let freed = {
             let mut state = self.shared.state.lock();
             state.used -= self.bytes as u64;
-            self.shared.trim(&mut state, 0)
+            self.shared.trim(&mut state)
         };
         drop(freed);
         self.shared.wake_first();

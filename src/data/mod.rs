@@ -2,7 +2,8 @@
 //!
 //! A read looks for its parts, asks for the gaps, and waits only until its own bytes have arrived.
 //! Absent here: names, directories, FUSE; a version is known by its inode number and its ETag.
-//! Invariants: every GET for data is pinned (DESIGN 1.2) and is a task of its own, so a reader that
+//! Invariants: every GET for data is pinned by If-Match, as soon as an ETag is known, but the
+//! one of an open, which asks what is current; each is a task of its own, so a reader that
 //! gives up cancels nobody's bytes; nothing waits but on a part, on the budget, or on an open.
 
 pub(crate) mod budget;

@@ -60,7 +60,8 @@ impl Data {
             Boarded::Started(flight, landing) => {
                 let (data, file) = (Arc::clone(self), Arc::clone(file));
                 self.runtime.spawn(async move {
-                    match data.ask(&file, warm).await {
+                    let asked = data.ask(&file, warm).await.or_else(|err| data.outlast(&file, err));
+                    match asked {
                         Ok(answer) => {
                             landing.land(Ok(answer.opened));
                             if let Some(rest) = answer.rest {
@@ -129,6 +130,17 @@ impl Data {
             })
         });
         Ok(Asked { opened, rest })
+    }
+
+    /// While S3 is unreachable, a file that was read before is what it was: its cached bytes can be
+    /// had, and a read of others fails by itself.
+    fn outlast(&self, file: &File, err: FsError) -> Result<Asked, FsError> {
+        let outage = matches!(&err, FsError::Store(err) if err.kind().is_transient());
+        if !outage || file.validated_age().is_none() {
+            return Err(err);
+        }
+        tracing::warn!("open {:?}: the cached version is opened: {err}", file.object.key);
+        Ok(Asked { opened: Opened::Current, rest: None })
     }
 
     fn reserve_now(&self, bytes: usize) -> Option<super::budget::Permit> {

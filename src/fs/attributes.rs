@@ -7,8 +7,8 @@ use crate::object::Ino;
 /// merged by the kernel's read-ahead anyway.
 const PREFERRED_READ_BYTES: u32 = 128 << 10;
 
-/// 14 March 2006, the day S3 opened: the date of a directory that has no marker object, fixed so
-/// that two mounts give the same tar.
+/// 14 March 2006, the day S3 opened: the date of every directory, with or without a marker
+/// object, fixed so that two mounts give the same tar.
 const DIRECTORY_MODIFIED: i64 = 1_142_294_400;
 
 /// Execute without read: what a directory shows that may be passed through but not listed.
@@ -44,16 +44,17 @@ pub struct Look {
 }
 
 impl Look {
-    /// The attributes of `node`; they never change for one inode number.
+    /// The attributes of `node`. For one inode number they never change, but for the mode of a
+    /// directory that turns out not to be listable.
     pub(super) fn attr(&self, ino: Ino, node: &Node) -> Attr {
         let (is_directory, size, modified, mode) = match node {
             Node::File(object) => {
                 (false, object.version.size, object.version.modified, self.file_mode)
             }
-            Node::Directory { modified, listable, .. } => {
+            Node::Directory { listable, .. } => {
                 let mode =
                     if *listable { self.dir_mode } else { self.dir_mode & PASS_THROUGH_MODE };
-                (true, 0, modified.unwrap_or(DIRECTORY_MODIFIED), mode)
+                (true, 0, DIRECTORY_MODIFIED, mode)
             }
         };
         Attr {
@@ -92,7 +93,7 @@ mod tests {
     fn a_directory_that_may_not_be_listed_can_only_be_passed_through() {
         let path = DirPath::new("d/");
         let attr = |listable| {
-            let node = Node::Directory { path: path.clone(), modified: None, listable };
+            let node = Node::Directory { path: path.clone(), listable };
             LOOK.attr(Ino(5), &node)
         };
         assert_eq!(attr(true).mode, 0o555);

@@ -16,8 +16,6 @@ pub enum Node {
     File(Arc<Object>),
     Directory {
         path: DirPath,
-        /// Seconds since 1970, of its marker object.
-        modified: Option<i64>,
         /// Whether LIST is allowed below it.
         listable: bool,
     },
@@ -25,7 +23,7 @@ pub enum Node {
 
 impl Node {
     /// Whether both mean the same to a program that holds the number. A directory stays itself when
-    /// its marker or its permission changes.
+    /// its permission changes.
     fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::File(a), Self::File(b)) => a == b,
@@ -60,7 +58,7 @@ struct Remembered {
 
 impl Inodes {
     pub(super) fn new(root: DirPath) -> Self {
-        let node = Node::Directory { path: root.clone(), modified: None, listable: true };
+        let node = Node::Directory { path: root.clone(), listable: true };
         // The kernel never forgets the root before the unmount.
         let table = HashMap::from([(Ino::ROOT, Remembered { node, nlookup: 1 })]);
         Self { root, table: Mutex::new(table) }
@@ -84,7 +82,7 @@ impl Inodes {
         let found =
             table.entry(ino).or_insert_with(|| Remembered { node: node.clone(), nlookup: 0 });
         found.nlookup += 1;
-        // The marker's date and the permission may be known better by now.
+        // The permission to list may be known better by now.
         found.node = node.clone();
         ino
     }
@@ -160,7 +158,7 @@ mod tests {
     fn the_mounts_own_prefix_is_the_root() {
         let inodes = Inodes::new(DirPath::new("some/prefix/"));
         let path = DirPath::new("some/prefix/");
-        let node = Node::Directory { path, modified: None, listable: true };
+        let node = Node::Directory { path, listable: true };
         assert_eq!(inodes.number(&node), Ino::ROOT);
     }
 }

@@ -208,7 +208,7 @@ impl FileSystem {
             [(0, ".", open.path.clone()), (1, "..", self.parent(&open.path))]
         {
             if offset <= position {
-                let node = Node::Directory { path, modified: None, listable: true };
+                let node = Node::Directory { path, listable: true };
                 let next = position + 1;
                 let valid_for = Duration::ZERO;
                 entries.push(DirectoryEntry { name: name.into(), next, valid_for, node });
@@ -228,11 +228,6 @@ impl FileSystem {
         Ok(entries)
     }
 
-    /// The number of an entry, for readdir, which counts no lookup.
-    pub fn number(&self, node: &Node) -> Ino {
-        self.inodes.number(node)
-    }
-
     /// The attributes of an entry, for readdirplus, counted as one lookup: before the reply is
     /// written. One that did not fit is given back by [`FileSystem::forget`].
     pub fn remember(&self, node: &Node) -> Attr {
@@ -240,7 +235,7 @@ impl FileSystem {
         self.look.attr(ino, node)
     }
 
-    /// The attributes of `.` and `..`, which the kernel does not count.
+    /// The attributes of an entry for readdir, and of `.` and `..`, which the kernel does not count.
     pub fn look_at(&self, node: &Node) -> Attr {
         self.look.attr(self.inodes.number(node), node)
     }
@@ -282,8 +277,6 @@ impl FileSystem {
 fn node(found: Found) -> Node {
     match found {
         Found::File(object) => Node::File(object),
-        Found::Directory { path, modified, listable } => {
-            Node::Directory { path, modified, listable }
-        }
+        Found::Directory { path, listable } => Node::Directory { path, listable },
     }
 }

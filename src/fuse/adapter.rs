@@ -12,7 +12,7 @@ use fuser::{
 };
 use tokio::runtime::Handle as Runtime;
 
-use super::dispatch::{NAMES_DEADLINE, READ_DEADLINE, dispatch, inline};
+use super::dispatch::{Deadlines, dispatch, inline};
 use super::kernel;
 use super::report::Report;
 use crate::error::FsError;
@@ -27,12 +27,14 @@ pub struct Adapter {
     fs: Arc<FileSystem>,
     runtime: Runtime,
     report: Arc<Report>,
+    deadlines: Deadlines,
 }
 
 impl Adapter {
     /// Requests that have to wait become tasks of `runtime`.
     pub fn new(fs: Arc<FileSystem>, runtime: Runtime) -> Self {
-        Self { fs, runtime, report: Arc::new(Report::new()) }
+        let deadlines = Deadlines::below(kernel::request_timeout());
+        Self { fs, runtime, report: Arc::new(Report::new()), deadlines }
     }
 
     /// The errno for a failed request, which is logged.
@@ -52,7 +54,7 @@ impl Filesystem for Adapter {
         let (parent, name) = (Ino(parent.0), name.to_owned());
         let (fs, blame) = (Arc::clone(&self.fs), self.blame("lookup"));
         let request = async move { fs.lookup(parent, &name).await };
-        dispatch(&self.runtime, NAMES_DEADLINE, request, move |answer| match answer {
+        dispatch(&self.runtime, self.deadlines.names, request, move |answer| match answer {
             Ok(Entry { attr: Some(attr), valid_for }) => {
                 reply.entry_with_ttls(
                     &crate::config::FOREVER,
@@ -87,7 +89,7 @@ impl Filesystem for Adapter {
         let ino = Ino(ino.0);
         let (fs, blame) = (Arc::clone(&self.fs), self.blame("open"));
         let request = async move { fs.open(ino, flags.0).await };
-        dispatch(&self.runtime, NAMES_DEADLINE, request, move |answer| match answer {
+        dispatch(&self.runtime, self.deadlines.names, request, move |answer| match answer {
             // An inode is one version, so the pages that the kernel has of it are always right.
             Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::FOPEN_KEEP_CACHE),
             Err(err) => reply.error(blame(ino, &err)),
@@ -109,7 +111,7 @@ impl Filesystem for Adapter {
         let (fs, blame) = (Arc::clone(&self.fs), self.blame("read"));
         let reader = Arc::clone(&fs);
         let request = async move { reader.read(handle, offset, size).await };
-        dispatch(&self.runtime, READ_DEADLINE, request, move |answer| match answer {
+        dispatch(&self.runtime, self.deadlines.read, request, move |answer| match answer {
             Ok(bytes) => reply.data(bytes.as_ref()),
             Err(err) => {
                 fs.note_deadline(handle, offset, size, &err);
@@ -136,7 +138,7 @@ impl Filesystem for Adapter {
         let ino = Ino(ino.0);
         let (fs, blame) = (Arc::clone(&self.fs), self.blame("opendir"));
         let request = async move { fs.open_directory(ino).await };
-        dispatch(&self.runtime, NAMES_DEADLINE, request, move |answer| match answer {
+        dispatch(&self.runtime, self.deadlines.names, request, move |answer| match answer {
             Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::empty()),
             Err(err) => reply.error(blame(ino, &err)),
         });
@@ -153,7 +155,7 @@ impl Filesystem for Adapter {
         let (fs, blame) = (Arc::clone(&self.fs), self.blame("readdir"));
         let reader = Arc::clone(&fs);
         let request = async move { reader.read_directory(Handle(fh.0), offset).await };
-        dispatch(&self.runtime, NAMES_DEADLINE, request, move |answer| match answer {
+        dispatch(&self.runtime, self.deadlines.names, request, move |answer| match answer {
             Ok(entries) => {
                 for entry in entries {
                     let attr = fs.look_at(&entry.node);
@@ -179,7 +181,7 @@ impl Filesystem for Adapter {
         let (fs, blame) = (Arc::clone(&self.fs), self.blame("readdir"));
         let reader = Arc::clone(&fs);
         let request = async move { reader.read_directory(Handle(fh.0), offset).await };
-        dispatch(&self.runtime, NAMES_DEADLINE, request, move |answer| match answer {
+        dispatch(&self.runtime, self.deadlines.names, request, move |answer| match answer {
             Ok(entries) => {
                 for entry in entries {
                     if !add_plus(&fs, &mut reply, &entry) {

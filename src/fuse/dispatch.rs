@@ -1,6 +1,6 @@
 //! From a kernel request to its answer, without ever holding up a FUSE thread: the request's future
 //! is polled once where it came in, and becomes a task only if it has to wait. Each has a deadline,
-//! and a panic costs one EIO (FUSER.md: a panic on a FUSE thread would end that thread for ever).
+//! and a panic costs one EIO (fuser has no guard: it would end that FUSE thread for ever).
 
 use std::any::Any;
 use std::future::Future;
@@ -14,11 +14,28 @@ use tokio::runtime::Handle;
 
 use crate::error::FsError;
 
-/// Lookup, open and directory reads.
-pub(super) const NAMES_DEADLINE: Duration = Duration::from_secs(20);
+/// How long the kernel waits for an answer at most: a process that waits for one can often not even
+/// be killed before.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadlines {
+    /// Lookup, open and directory reads.
+    pub(super) names: Duration,
+    /// Reads of files.
+    pub(super) read: Duration,
+}
 
-/// Reads of files.
-pub(super) const READ_DEADLINE: Duration = Duration::from_secs(60);
+impl Deadlines {
+    const USUAL: Self = Self { names: Duration::from_secs(20), read: Duration::from_secs(60) };
+
+    /// The usual ones, and below `kernel_max`, where the administrator has set it
+    /// (`fs.fuse.max_request_timeout`): the kernel aborts the whole connection over one answer that
+    /// is later than that.
+    pub(super) fn below(kernel_max: Option<Duration>) -> Self {
+        let most = kernel_max.map_or(Duration::MAX, |max| max / 2);
+        let Self { names, read } = Self::USUAL;
+        Self { names: names.min(most), read: read.min(most) }
+    }
+}
 
 /// Answers with what `request` comes to, by `reply`, at once or later, within `deadline`.
 pub(super) fn dispatch<T: Send + 'static>(
@@ -81,7 +98,7 @@ mod tests {
         request: impl Future<Output = Result<T, FsError>> + Send + 'static,
     ) -> Result<T, FsError> {
         let (sender, receiver) = oneshot::channel();
-        dispatch(&Handle::current(), NAMES_DEADLINE, request, |answer| {
+        dispatch(&Handle::current(), Deadlines::USUAL.names, request, |answer| {
             let _ = sender.send(answer);
         });
         receiver.await.expect("each request is answered")
@@ -90,7 +107,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_ready_is_answered_before_dispatch_returns() {
         let (sender, mut receiver) = oneshot::channel();
-        dispatch(&Handle::current(), NAMES_DEADLINE, async { Ok(5) }, |answer| {
+        dispatch(&Handle::current(), Deadlines::USUAL.names, async { Ok(5) }, |answer| {
             let _ = sender.send(answer.ok());
         });
         assert_eq!(receiver.try_recv(), Ok(Some(5)));
@@ -112,5 +129,12 @@ mod tests {
     async fn what_never_comes_is_ended_by_the_deadline() {
         let never = answer::<()>(std::future::pending()).await;
         assert_eq!(never.unwrap_err().errno(), libc::ETIMEDOUT);
+    }
+
+    #[test]
+    fn deadlines_stay_below_the_kernels() {
+        assert_eq!(Deadlines::below(None).read, Duration::from_secs(60));
+        let tight = Deadlines::below(Some(Duration::from_secs(30)));
+        assert_eq!((tight.names, tight.read), (Duration::from_secs(15), Duration::from_secs(15)));
     }
 }

@@ -1,6 +1,7 @@
 //! What is agreed with the kernel: capabilities at INIT, and the read-ahead of the mount.
 
 use std::io;
+use std::time::Duration;
 
 use fuser::{InitFlags, KernelConfig};
 
@@ -9,7 +10,8 @@ use fuser::{InitFlags, KernelConfig};
 const MAX_BACKGROUND: u16 = 128;
 
 /// What we ask for, one at a time: one bit that the kernel lacks would reject the whole set. The
-/// list is closed, as fuser 0.18 also accepts capabilities that it cannot serve (FUSER.md 5).
+/// list is closed, as fuser 0.18 also accepts capabilities that it cannot serve:
+/// with io_uring the mount hangs, with idmapped mounts it answers EACCES.
 const WANTED: [(InitFlags, &str); 5] = [
     (InitFlags::FUSE_PARALLEL_DIROPS, "parallel directory operations"),
     (InitFlags::FUSE_DO_READDIRPLUS, "readdirplus"),
@@ -28,6 +30,14 @@ pub(super) fn configure(config: &mut KernelConfig) {
     // Both may only be too small, which these are not.
     let _ = config.set_max_background(MAX_BACKGROUND);
     let _ = config.set_congestion_threshold(MAX_BACKGROUND / 4 * 3);
+}
+
+/// How late an answer may be before the kernel aborts the connection (from Linux 6.14 on); `None`
+/// where nobody has set that.
+pub(super) fn request_timeout() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/sys/fs/fuse/max_request_timeout").ok()?;
+    let seconds = text.trim().parse().ok().filter(|seconds| *seconds > 0)?;
+    Some(Duration::from_secs(seconds))
 }
 
 /// Sets the kernel's read-ahead for the mount with this device number, in KiB.

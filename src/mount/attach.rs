@@ -1,5 +1,5 @@
 //! Mounting and unmounting, by ourselves rather than by fuser: its unmount as root is not lazy, and
-//! after an outside unmount it unmounts whatever was mounted there since (FUSER.md 8).
+//! after an outside unmount it unmounts whatever was mounted there since (its `is_mounted` is inverted).
 //! Invariant: nothing is unmounted but the device number that we mounted.
 
 use std::ffi::c_ulong;

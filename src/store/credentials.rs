@@ -1,5 +1,5 @@
 //! Credentials that follow their files. The SDK's default chain reads `~/.aws/…` once and keeps
-//! what it found (SDK.md); this provider keeps the credentials itself, looks at the files now and
+//! what it found; this provider keeps the credentials itself, looks at the files now and
 //! then, and builds the chain anew when one of them changed or when S3 refused what it gave.
 //! Invariant: nothing here prints a key or a token.
 

@@ -1,5 +1,6 @@
 //! The one seam between the file system and S3: [`ObjectStore`], and its wrappers, which are stores
-//! themselves. Invariant: bucket, credentials, endpoint and the AWS SDK are known to `aws.rs` alone;
+//! themselves. Invariant: bucket, endpoint and the AWS SDK are known to `aws.rs` alone, but
+//! for the types of credentials, which `credentials.rs` keeps;
 //! errors are kinds; every request and every body ends by a deadline that the wrappers set.
 
 pub mod aws;

@@ -1,5 +1,5 @@
 //! The one owner of time: which requests are sent again, when, and until when. The SDK's own
-//! retries and stall protection are off (SDK.md); every request and every body ends by a deadline
+//! retries and stall protection are off; every request and every body ends by a deadline
 //! that stands here, in tokio's time, so that tests pause it.
 
 mod resume;

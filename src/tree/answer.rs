@@ -39,7 +39,7 @@ pub(super) enum Source {
     },
 }
 
-/// The times to live; DESIGN "How long an answer holds".
+/// The times to live, as the mount was told.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ages {
     pub(super) metadata: MetadataTtl,

@@ -61,16 +61,14 @@ pub struct TreeConfig {
     pub entries_bytes_max: u64,
 }
 
-/// What a name means.
+/// What a name means. A directory has no date, also where a marker object has one: its parent's
+/// listing does not tell it, and a date that comes and goes with what happens to be known would give
+/// two archives of one bucket that differ.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Found {
     File(Arc<Object>),
     Directory {
         path: DirPath,
-        /// The date of the directory. Always `None`, also where there is a marker object with a
-        /// date: the parent's listing does not tell it, and a date that comes and goes with what
-        /// happens to be known would give two archives of one bucket that differ.
-        modified: Option<i64>,
         /// False where LIST is denied and the name is not an object that can be read: it may be a
         /// directory, whose names can be looked up but not listed (mode 0111).
         listable: bool,
@@ -328,9 +326,7 @@ fn found(dir: &DirPath, name: &str, what: What) -> Option<Found> {
         What::File(version) => {
             Some(Found::File(Arc::new(Object { key: dir.key(name).into(), version })))
         }
-        What::Directory { listable } => {
-            Some(Found::Directory { path: dir.child(name), modified: None, listable })
-        }
+        What::Directory { listable } => Some(Found::Directory { path: dir.child(name), listable }),
         What::Absent => None,
     }
 }

@@ -68,7 +68,7 @@ fn parse_content_range(text: &str) -> Option<(Range<u64>, u64)> {
     (first <= last && last < size).then_some((first..last + 1, size))
 }
 
-/// Whether an answer keeps the request's condition; some servers ignore If-Match (SDK.md).
+/// Whether an answer keeps the request's condition; some servers ignore If-Match.
 pub(super) fn condition_kept(condition: &Condition, head: &Head) -> Result<(), StoreErrorKind> {
     let etag = head.version.etag.as_ref();
     match condition {

@@ -30,6 +30,7 @@ use rustls::pki_types::pem::PemObject;
 
 use super::errors::no_credentials;
 use crate::config::BucketConfig;
+use crate::config::endpoint::needs_path_style;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::store::credentials::{BuildChain, Environment, ReloadingCredentials};
 
@@ -95,7 +96,9 @@ pub(super) async fn assemble(
     };
     let builder = Builder::from(&sdk)
         .http_client(http_client(tls))
-        .force_path_style(config.force_path_style || endpoint_url.as_deref().is_some_and(is_local))
+        .force_path_style(
+            config.force_path_style || endpoint_url.as_deref().is_some_and(needs_path_style),
+        )
         .use_arn_region(true)
         .interceptor(Lenient);
     if let Some(credentials) = &credentials {
@@ -122,7 +125,7 @@ async fn first_credentials(
 
 /// What all SDK clients of the mount have in common. The SDK's retries and stall protection are off
 /// because the wrappers own time; checksums only where required, because S3-compatible servers
-/// send those of whole objects with parts of them (SDK.md).
+/// send those of whole objects with parts of them (MinIO issue 17105, Ceph issue 61901).
 fn loader(config: &BucketConfig, region: &str) -> ConfigLoader {
     let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build();
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
@@ -193,17 +196,6 @@ fn configured_endpoint(sdk: &SdkConfig) -> Option<String> {
         .expect("all three are set");
     let own = sdk.service_config().and_then(|services| services.load_config(key));
     own.or_else(|| sdk.endpoint_url().map(str::to_owned))
-}
-
-/// Whether a bucket can not stand before the host's name: an IP address or localhost.
-fn is_local(url: &str) -> bool {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let authority = rest.split(['/', '?']).next().unwrap_or(rest);
-    if authority.starts_with('[') {
-        return true;
-    }
-    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
-    host == "localhost" || host.parse::<std::net::Ipv4Addr>().is_ok()
 }
 
 /// The pool has no bound of its own: [`crate::store::limit`] has. `HTTPS_PROXY` and `NO_PROXY` are
@@ -303,7 +295,7 @@ mod tests {
             ("https://minio.example.com:9000", false),
             ("https://s3.eu-west-1.amazonaws.com", false),
         ] {
-            assert_eq!(is_local(url), local, "{url}");
+            assert_eq!(needs_path_style(url), local, "{url}");
         }
     }
 

@@ -1,5 +1,5 @@
 //! What the SDK and a server said, as one of our kinds and a sentence. S3's codes are from the
-//! API reference, "Error responses"; what other servers answer instead is in SDK.md.
+//! API reference, "Error responses" and what other servers answer instead.
 
 use std::error::Error;
 use std::io;
