@@ -5,7 +5,7 @@
 //! metadata never waits. Freed memory of a part is kept for the next part of its size, within the
 //! budget: fresh memory costs a page fault for each 4 KiB.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -38,8 +38,9 @@ struct State {
     used: u64,
     /// Held by names and inodes.
     metadata: u64,
-    /// Free chunks by capacity; their sum is `pooled`.
-    pool: HashMap<usize, Vec<Chunk>>,
+    /// Free chunks, those given back longest ago first: when parts have grown, the small chunks leave.
+    /// Their sum is `pooled`.
+    pool: VecDeque<Chunk>,
     pooled: u64,
     /// Demand in order of arrival. Invariant: whoever is granted is no longer here.
     queue: VecDeque<Waiting>,
@@ -156,9 +157,8 @@ impl Shared {
         let held = state.used + state.metadata;
         let pool_max = self.limit.saturating_sub(held).min(POOL_BYTES_MAX);
         while state.pooled > pool_max {
-            let State { pool, pooled, .. } = &mut *state;
-            let Some(chunk) = pool.values_mut().find_map(Vec::pop) else { break };
-            *pooled -= chunk.capacity() as u64;
+            let Some(chunk) = state.pool.pop_front() else { break };
+            state.pooled -= chunk.capacity() as u64;
             freed.push(chunk);
         }
         freed
@@ -254,20 +254,21 @@ impl Permit {
     pub(crate) fn take_chunk(&self) -> Chunk {
         let recycled = {
             let mut state = self.shared.state.lock();
-            let chunk = state.pool.get_mut(&self.bytes).and_then(Vec::pop);
+            let found = state.pool.iter().rposition(|chunk| chunk.capacity() == self.bytes);
+            let chunk = found.and_then(|index| state.pool.remove(index));
             state.pooled -= chunk.as_ref().map_or(0, |chunk| chunk.capacity() as u64);
             chunk
         };
         recycled.unwrap_or_else(|| Chunk::allocate(self.bytes))
     }
 
-    /// Keeps the memory for the next part of its size, if the pool has room.
+    /// Keeps the memory for the next part of its size. The drop of the permit, which follows, bounds
+    /// the pool.
     pub(crate) fn give_back_chunk(&self, chunk: Chunk) {
-        let capacity = chunk.capacity() as u64;
-        let mut state = self.shared.state.lock();
-        if chunk.capacity() >= POOLED_BYTES_MIN && state.pooled + capacity <= POOL_BYTES_MAX {
-            state.pooled += capacity;
-            state.pool.entry(chunk.capacity()).or_default().push(chunk);
+        if chunk.capacity() >= POOLED_BYTES_MIN {
+            let mut state = self.shared.state.lock();
+            state.pooled += chunk.capacity() as u64;
+            state.pool.push_back(chunk);
         }
     }
 }
@@ -328,6 +329,19 @@ mod tests {
         drop(big);
         assert_eq!(task.await.unwrap(), 1);
         drop(held);
+    }
+
+    #[test]
+    fn chunks_of_a_size_that_is_gone_leave_the_pool_first() {
+        let budget = Budget::new(1 << 30);
+        for size in [1 << 20; 40].into_iter().chain([4 << 20; 8]) {
+            let permit = budget.try_reserve(&[size]).unwrap().pop().unwrap();
+            let chunk = Chunk::allocate(size);
+            permit.give_back_chunk(chunk);
+        }
+        let state = budget.shared.state.lock();
+        assert!(state.pooled <= POOL_BYTES_MAX);
+        assert!(state.pool.iter().all(|chunk| chunk.capacity() == 4 << 20));
     }
 
     #[test]

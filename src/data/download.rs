@@ -66,15 +66,17 @@ impl Data {
 
     /// The GET for a part: of the version that the file is, else of nothing.
     async fn get_pinned(&self, file: &File, download: &Download) -> Result<GetAnswer, FsError> {
+        if file.is_lost() {
+            return Err(FsError::Stale);
+        }
         let range = download.part().range.clone();
         let whole = range.start == 0 && range.end == file.size();
         let ahead = download.part().streamed;
-        let priority = if ahead { Priority::Ahead } else { Priority::Demand };
         let request = |condition| GetRequest {
             key: Arc::clone(&file.object.key),
             range: (!whole).then(|| range.clone()),
             condition,
-            priority,
+            priority: if ahead { Priority::Ahead } else { Priority::Demand },
         };
         let condition = file.pin().cloned().map_or(Condition::Any, Condition::Match);
         let err = match self.store.get(request(condition)).await {
@@ -91,16 +93,27 @@ impl Data {
             _ => return Err(err.into()),
         }
         file.doubt();
-        // The old version may still be there, in a versioned bucket, for those who may read it.
+        let old = self.get_old_version(file, request).await;
+        match &old {
+            Ok(answer) => expect_range(answer, download)?,
+            Err(FsError::Stale) => file.lose(),
+            Err(_) => {}
+        }
+        old
+    }
+
+    /// The old version may still be there, in a versioned bucket, for those who may read it.
+    async fn get_old_version(
+        &self,
+        file: &File,
+        request: impl FnOnce(Condition) -> GetRequest,
+    ) -> Result<GetAnswer, FsError> {
         let id = file.version_id().ok_or(FsError::Stale)?;
         if self.old_versions_denied.load(Ordering::Relaxed) {
             return Err(FsError::Stale);
         }
         match self.store.get(request(Condition::VersionId(Arc::clone(id)))).await {
-            Ok(answer) if file.holds_bytes_of(&answer.head) => {
-                expect_range(&answer, download)?;
-                Ok(answer)
-            }
+            Ok(answer) if file.holds_bytes_of(&answer.head) => Ok(answer),
             Ok(_) => Err(FsError::Stale),
             Err(err) => match err.kind() {
                 StoreErrorKind::Denied => {

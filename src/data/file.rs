@@ -31,6 +31,8 @@ pub struct File {
     validated: Mutex<Option<Instant>>,
     /// Whether it was opened before: the kernel may hold its pages, though no part is here.
     pub(super) opened: AtomicBool,
+    /// Replaced or deleted, and no old version can be read; until it is found current again.
+    lost: AtomicBool,
     failure: Mutex<Option<(Instant, Range<u64>, FsError)>>,
 }
 
@@ -45,6 +47,7 @@ impl File {
             detector,
             validated: Mutex::new(None),
             opened: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
             failure: Mutex::new(None),
         })
     }
@@ -87,11 +90,21 @@ impl File {
         let mut validated = self.validated.lock();
         *validated = (*validated).max(Some(sent));
         self.opened.store(true, Ordering::Relaxed);
+        self.lost.store(false, Ordering::Relaxed);
     }
 
     /// An answer showed that this version is no longer the current one: the next open asks.
     pub(super) fn doubt(&self) {
         *self.validated.lock() = None;
+    }
+
+    /// This version can not be had any more: no request asks for its bytes again.
+    pub(super) fn lose(&self) {
+        self.lost.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// How long ago this version was known to be current.
