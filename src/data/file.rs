@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -27,6 +27,8 @@ pub struct File {
     learnt_etag: OnceLock<ETag>,
     version_id: OnceLock<Arc<str>>,
     pub(super) detector: Mutex<Detector>,
+    /// Open handles.
+    pub(super) handles: AtomicUsize,
     /// When the request was sent whose answer last named this version as the current one.
     validated: Mutex<Option<Instant>>,
     /// Whether it was opened before: the kernel may hold its pages, though no part is here.
@@ -45,6 +47,7 @@ impl File {
             learnt_etag: OnceLock::new(),
             version_id: OnceLock::new(),
             detector,
+            handles: AtomicUsize::new(0),
             validated: Mutex::new(None),
             opened: AtomicBool::new(false),
             lost: AtomicBool::new(false),

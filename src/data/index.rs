@@ -22,7 +22,13 @@ pub(crate) struct Index {
     unread: BTreeMap<u64, PartId>,
     unread_bytes: u64,
     next_number: u64,
+    /// How many entries there may be before those that nobody needs are looked for.
+    sweep_at: usize,
 }
+
+/// Entries that are kept without looking whether somebody needs them: of files that were closed after
+/// their parts had gone.
+const IDLE_ENTRIES_MAX: usize = 1024;
 
 #[derive(Default)]
 struct Entry {
@@ -31,6 +37,12 @@ struct Entry {
     parts: BTreeMap<u64, Slot>,
     /// How many of its parts are unread.
     unread: usize,
+}
+
+impl Entry {
+    fn is_idle(&self) -> bool {
+        self.parts.is_empty() && self.file.as_ref().is_none_or(|file| Arc::strong_count(file) == 1)
+    }
 }
 
 struct Slot {
@@ -64,6 +76,7 @@ impl Index {
             unread: BTreeMap::new(),
             unread_bytes: 0,
             next_number: 0,
+            sweep_at: IDLE_ENTRIES_MAX,
         }
     }
 
@@ -76,6 +89,7 @@ impl Index {
         object: &Object,
         make: impl FnOnce() -> Arc<File>,
     ) -> (Arc<File>, Vec<Arc<Part>>) {
+        self.sweep();
         let entry = self.files.entry(ino).or_default();
         if entry.file.as_ref().is_none_or(|file| *file.object == *object) {
             return (Arc::clone(entry.file.get_or_insert_with(make)), Vec::new());
@@ -197,12 +211,18 @@ impl Index {
     }
 
     /// Drops the entry of a file that has neither parts nor users.
-    pub(crate) fn tidy(&mut self, ino: Ino) {
-        if let Some(entry) = self.files.get(&ino)
-            && entry.parts.is_empty()
-            && entry.file.as_ref().is_none_or(|file| Arc::strong_count(file) == 1)
-        {
+    fn tidy(&mut self, ino: Ino) {
+        if self.files.get(&ino).is_some_and(Entry::is_idle) {
             self.files.remove(&ino);
+        }
+    }
+
+    /// Drops all entries that have neither parts nor users, once there are twice as many as were
+    /// needed the last time: a small share of the work that made them.
+    fn sweep(&mut self) {
+        if self.files.len() >= self.sweep_at {
+            self.files.retain(|_, entry| !entry.is_idle());
+            self.sweep_at = self.files.len() * 2 + IDLE_ENTRIES_MAX;
         }
     }
 

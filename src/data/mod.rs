@@ -17,7 +17,7 @@ mod prefetch;
 mod read;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -97,16 +97,17 @@ impl Data {
         file
     }
 
-    /// The last handle of the file is gone: what came ahead for it is let go.
-    pub fn close(&self, file: Arc<File>) {
-        let ino = file.ino;
-        drop(file);
-        let gone = {
-            let mut index = self.index.lock();
-            let gone = index.evict_unread_of(ino);
-            index.tidy(ino);
-            gone
-        };
+    /// A handle of the file was opened.
+    pub fn hold(&self, file: &File) {
+        file.handles.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A handle was closed. With the last one, what came ahead is let go.
+    pub fn release(&self, file: &File) {
+        if file.handles.fetch_sub(1, Ordering::Relaxed) > 1 {
+            return;
+        }
+        let gone = self.index.lock().evict_unread_of(file.ino);
         self.let_go(gone);
     }
 

@@ -266,7 +266,8 @@ async fn closing_lets_go_of_what_came_ahead() {
         read(&data, &file, at * MIB, 1 << 20).await;
     }
     assert!(data.index.lock().unread_bytes() > 0);
-    data.close(file);
+    data.hold(&file);
+    data.release(&file);
     assert_eq!(data.index.lock().unread_bytes(), 0);
 }
 
@@ -280,6 +281,19 @@ async fn a_deadline_is_answered_at_once_for_one_second() {
     advance(Duration::from_secs(2)).await;
     assert_eq!(read(&data, &file, 0, 4096).await, &bytes[..4096]);
     drop(store);
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_that_nobody_needs_are_forgotten() {
+    let store = FakeStore::new();
+    let data = data(&store, 64 * MIB);
+    for index in 0..5000 {
+        let object = Arc::new(store.put(&format!("f{index}"), "x"));
+        let file = data.file(object.ino(), &object);
+        data.hold(&file);
+        data.release(&file);
+    }
+    assert!(data.index.lock().files() <= 1100);
 }
 
 proptest! {

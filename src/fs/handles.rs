@@ -36,8 +36,4 @@ impl<T> Handles<T> {
     pub(super) fn remove(&self, handle: Handle) -> Option<Arc<T>> {
         self.open.write().remove(&handle)
     }
-
-    pub(super) fn any(&self, test: impl Fn(&T) -> bool) -> bool {
-        self.open.read().values().any(|value| test(value))
-    }
 }

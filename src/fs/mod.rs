@@ -140,6 +140,7 @@ impl FileSystem {
         match self.data.open(&file).await {
             Ok(Opened::Current) => {
                 let buffered = flags & libc::O_DIRECT == 0;
+                self.data.hold(&file);
                 Ok(self.files.insert(OpenFile { file, buffered }))
             }
             Ok(Opened::Changed(found)) => {
@@ -176,10 +177,7 @@ impl FileSystem {
     /// Closes a file.
     pub fn release(&self, handle: Handle) {
         let Some(open) = self.files.remove(handle) else { return };
-        let ino = open.file.ino;
-        if !self.files.any(|other| other.file.ino == ino) {
-            self.data.close(Arc::clone(&open.file));
-        }
+        self.data.release(&open.file);
     }
 
     /// Opens a directory. Its first page may still be on its way.
