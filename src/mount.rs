@@ -53,7 +53,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// What the kernel reads ahead of a stream, where it may be set (root): large requests are what
 /// makes a stream cheap, while a page fault of a mapped file cannot be told from one and reads all of
 /// it. docs/ARCHITECTURE.md has the measurements.
-const READ_AHEAD_KIB: u32 = 1024;
+const READ_AHEAD_KIB: u32 = 512;
 
 /// The part of the budget that listings may hold: metadata evicts up to half of it.
 const NAMES_SHARE: u64 = 2;
