@@ -39,7 +39,8 @@ impl Object {
 
     pub(crate) fn synthetic(key: &str, size: u64, generation: u64, modified: SystemTime) -> Self {
         let (synthetic, digest) = Synthetic::new(key, size, generation);
-        let object = Self::new(Content::Synthetic(synthetic), Tag { digest, parts: 0 }, modified);
+        // Of one part: a plain tag would be the MD5 of the bytes to clients that check it, as rclone.
+        let object = Self::new(Content::Synthetic(synthetic), Tag { digest, parts: 1 }, modified);
         Self { generation, ..object }
     }
 
