@@ -12,7 +12,7 @@ use std::time::Duration;
 pub use environment::{Environment, effective_user};
 use tracing::level_filters::LevelFilter;
 
-pub use crate::store::credentials::Environment as CredentialFiles;
+pub use crate::store::credentials::CredentialFiles;
 
 /// One mount.
 #[derive(Clone, Debug)]

@@ -13,14 +13,14 @@ use crate::store::{Body, Condition, GetAnswer, GetRequest, Priority};
 
 impl Data {
     /// Starts the GET for a part that is in the index.
-    pub(super) fn start_download(self: &Arc<Self>, file: &Arc<File>, download: Download) {
+    pub(super) fn start_download(self: &Arc<Self>, file: &Arc<File>, mut download: Download) {
         let (data, file) = (Arc::clone(self), Arc::clone(file));
         let part = Arc::clone(download.part());
+        // Before the task, so that the part leaves the index also when the task never runs.
+        let removal = Removal::of(self, &file, &download);
         let task = self.runtime.spawn(async move {
-            let outcome = Removal::guard(&data, &file, &download);
-            let mut download = download;
             let result = data.fill(&file, &mut download).await;
-            data.settle(&file, download, result, outcome);
+            data.settle(&file, download, result, removal);
         });
         part.set_download(task.abort_handle());
     }
@@ -30,9 +30,9 @@ impl Data {
         self: &Arc<Self>,
         file: &Arc<File>,
         mut download: Download,
+        removal: Removal,
         body: Body,
     ) {
-        let removal = Removal::guard(self, file, &download);
         let result = pour(body, &mut download).await;
         self.settle(file, download, result, removal);
     }
@@ -154,14 +154,14 @@ async fn pour(mut body: Body, download: &mut Download) -> Result<(), FsError> {
 
 /// Takes a part out of the index when its download ends in any way but the good one, also when the
 /// task is cancelled or panics.
-struct Removal {
+pub(super) struct Removal {
     data: Arc<Data>,
     id: PartId,
     part: Option<Arc<super::Part>>,
 }
 
 impl Removal {
-    fn guard(data: &Arc<Data>, file: &File, download: &Download) -> Self {
+    pub(super) fn of(data: &Arc<Data>, file: &File, download: &Download) -> Self {
         let part = Arc::clone(download.part());
         let id = PartId { ino: file.ino, start: part.range.start };
         Self { data: Arc::clone(data), id, part: Some(part) }

@@ -21,6 +21,8 @@ pub(crate) struct Index {
     /// Parts that came ahead of a reader, by age.
     unread: BTreeMap<u64, PartId>,
     unread_bytes: u64,
+    /// Files that have unread parts.
+    streams: u64,
     next_number: u64,
     /// How many entries there may be before those that nobody needs are looked for.
     sweep_at: usize,
@@ -75,6 +77,7 @@ impl Index {
             cached: LruCache::unbounded(),
             unread: BTreeMap::new(),
             unread_bytes: 0,
+            streams: 0,
             next_number: 0,
             sweep_at: IDLE_ENTRIES_MAX,
         }
@@ -146,6 +149,7 @@ impl Index {
         let entry = self.files.entry(ino).or_default();
         if let Place::Unread(number) = place {
             entry.unread += 1;
+            self.streams += u64::from(entry.unread == 1);
             self.unread.insert(number, id);
             self.unread_bytes += part.len();
             self.next_number += 1;
@@ -233,7 +237,7 @@ impl Index {
 
     /// How many files have unread parts: those that are being streamed.
     pub(crate) fn streams(&self) -> u64 {
-        self.files.values().filter(|entry| entry.unread > 0).count() as u64
+        self.streams
     }
 
     /// How many files are known here.
@@ -252,6 +256,7 @@ impl Index {
             }
             Place::Unread(number) => {
                 entry.unread -= 1;
+                self.streams -= u64::from(entry.unread == 0);
                 self.unread.remove(&number);
                 self.unread_bytes -= slot.part.len();
                 slot.place = Place::Wanted;
@@ -273,6 +278,7 @@ impl Index {
             }
             Place::Unread(number) => {
                 entry.unread -= 1;
+                self.streams -= u64::from(entry.unread == 0);
                 self.unread.remove(&number);
                 self.unread_bytes -= slot.part.len();
             }

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 
+use super::download::Removal;
 use super::part::{Download, Part};
 use super::prefetch::ALIGN;
 use super::read::chunk_bytes;
@@ -65,7 +66,8 @@ impl Data {
                         Ok(answer) => {
                             landing.land(Ok(answer.opened));
                             if let Some(rest) = answer.rest {
-                                data.continue_download(&rest.file, rest.download, rest.body).await;
+                                let Rest { file, download, removal, body } = rest;
+                                data.continue_download(&file, download, removal, body).await;
                             }
                         }
                         Err(err) => landing.land(Err(err)),
@@ -126,7 +128,8 @@ impl Data {
             free.then(|| {
                 index.insert(current.ino, &part, true);
                 drop(index);
-                Rest { file: current, download, body: answer.body }
+                let removal = Removal::of(self, &current, &download);
+                Rest { file: current, download, removal, body: answer.body }
             })
         });
         Ok(Asked { opened, rest })
@@ -173,6 +176,7 @@ struct Asked {
 struct Rest {
     file: Arc<File>,
     download: Download,
+    removal: Removal,
     body: Body,
 }
 

@@ -87,15 +87,16 @@ impl Data {
         advice: &Advice,
     ) -> Result<Vec<Arc<Part>>, FsError> {
         loop {
-            let (covered, mut wanted) = {
+            let gaps = {
                 let mut index = self.index.lock();
-                let covered = index.take_cover(file.ino, range);
-                let gaps = index.gaps(file.ino, &demand(file, range, advice.part_bytes));
-                (covered, needed(gaps, range, advice.part_bytes))
+                if let Some(parts) = index.take_cover(file.ino, range) {
+                    return Ok(parts);
+                }
+                index.gaps(file.ino, &demand(file, range, advice.part_bytes))
             };
-            if let Some(parts) = covered {
-                return Ok(parts);
-            }
+            let mut wanted = needed(gaps, range, advice.part_bytes);
+            // What was read already is no pressure: it goes when room is needed.
+            self.evict_for(sizes(&wanted).iter().map(|size| *size as u64).sum());
             let permits = match self.budget.try_reserve(&sizes(&wanted)) {
                 Some(permits) => permits,
                 None => {
@@ -194,16 +195,20 @@ impl Data {
     /// keeps to half of the budget.
     fn reserve_ahead(&self, bytes: usize) -> Option<Permit> {
         let bytes_u64 = bytes as u64;
-        let evicted = {
-            let mut index = self.index.lock();
-            if index.unread_bytes() + bytes_u64 > self.budget.limit() / 2 {
-                return None;
-            }
-            let free = self.budget.free();
-            if free < bytes_u64 { index.evict(bytes_u64 - free) } else { Vec::new() }
-        };
-        self.let_go(evicted);
+        if self.index.lock().unread_bytes() + bytes_u64 > self.budget.limit() / 2 {
+            return None;
+        }
+        self.evict_for(bytes_u64);
         self.budget.try_reserve(&[bytes])?.pop()
+    }
+
+    /// Lets go of what was read already, least recently used first, as far as `bytes` need it.
+    fn evict_for(&self, bytes: u64) {
+        let free = self.budget.free();
+        if free < bytes {
+            let evicted = self.index.lock().evict(bytes - free);
+            self.let_go(evicted);
+        }
     }
 
     fn hand_over(

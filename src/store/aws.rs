@@ -23,7 +23,7 @@ use parking_lot::RwLock;
 use self::answer::{ExactBody, condition_kept, extent, if_match};
 use self::document::{Document, TakeBody};
 use self::errors::{Operation, transport};
-use super::credentials::{Environment, ReloadingCredentials};
+use super::credentials::{CredentialFiles, ReloadingCredentials};
 use super::{Condition, GetAnswer, GetRequest, Head, ListPage, ListRequest, ObjectStore};
 use crate::config::BucketConfig;
 use crate::error::{StoreError, StoreErrorKind};
@@ -58,9 +58,9 @@ impl AwsStore {
     /// `NoCredentials`, or with `Other` where `AWS_CA_BUNDLE` can not be used.
     pub async fn connect(
         config: &BucketConfig,
-        environment: &Environment,
+        files: &CredentialFiles,
     ) -> Result<Self, StoreError> {
-        Ok(Self::new(config, connect::set_up(config, environment).await?))
+        Ok(Self::new(config, connect::set_up(config, files).await?))
     }
 
     fn new(config: &BucketConfig, setup: connect::Setup) -> Self {

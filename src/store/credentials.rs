@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 
 /// The files that the default chain reads. Filled by `config.rs`, the reader of the environment.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Environment {
+pub struct CredentialFiles {
     /// `AWS_CONFIG_FILE`, else `~/.aws/config`.
     pub config_file: Option<PathBuf>,
     /// `AWS_SHARED_CREDENTIALS_FILE`, else `~/.aws/credentials`.
@@ -29,7 +29,7 @@ pub struct Environment {
     pub web_identity_token_file: Option<PathBuf>,
 }
 
-impl Environment {
+impl CredentialFiles {
     /// From the variables that the AWS SDKs read; `variable` is `std::env::var_os` but in tests.
     pub fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let path = |name| variable(name).filter(|text| !text.is_empty()).map(PathBuf::from);
@@ -51,7 +51,7 @@ impl Environment {
     }
 
     /// All files, whether they exist or not.
-    pub fn files(&self) -> Vec<PathBuf> {
+    pub fn all(&self) -> Vec<PathBuf> {
         [&self.config_file, &self.credentials_file, &self.web_identity_token_file]
             .into_iter()
             .filter_map(Clone::clone)
@@ -560,12 +560,12 @@ mod tests {
     #[test]
     fn the_files_are_found_as_the_sdk_finds_them() {
         let from = |pairs: &[(&str, &str)]| {
-            Environment::from_variables(|name| {
+            CredentialFiles::from_variables(|name| {
                 pairs.iter().find(|(known, _)| *known == name).map(|(_, text)| text.into())
             })
         };
         assert_eq!(
-            from(&[("HOME", "/h")]).files(),
+            from(&[("HOME", "/h")]).all(),
             [PathBuf::from("/h/.aws/config"), PathBuf::from("/h/.aws/credentials")]
         );
         let moved = from(&[

@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::ObjectStore;
 use super::aws::AwsStore;
-use super::credentials::Environment;
+use super::credentials::CredentialFiles;
 use super::limit::{LimitConfig, LimitedStore};
 use super::meter::MeteredStore;
 use super::retry::{RetryConfig, RetryStore};
@@ -20,11 +20,11 @@ use crate::metrics::Metrics;
 /// [`AwsStore::connect`] does.
 pub async fn connect(
     config: &BucketConfig,
-    environment: &Environment,
+    files: &CredentialFiles,
     metrics: Arc<Metrics>,
     limits: LimitConfig,
 ) -> Result<Arc<dyn ObjectStore>, StoreError> {
-    let bucket = AwsStore::connect(config, environment).await?;
+    let bucket = AwsStore::connect(config, files).await?;
     Ok(wrap(Arc::new(bucket), metrics, limits, seed(&config.bucket)))
 }
 

@@ -32,7 +32,7 @@ use super::errors::no_credentials;
 use crate::config::BucketConfig;
 use crate::config::endpoint::needs_path_style;
 use crate::error::{StoreError, StoreErrorKind};
-use crate::store::credentials::{BuildChain, Environment, ReloadingCredentials};
+use crate::store::credentials::{BuildChain, CredentialFiles, ReloadingCredentials};
 
 /// What a store makes its clients from.
 pub(super) struct Setup {
@@ -64,13 +64,13 @@ const FIRST_CREDENTIALS: Duration = Duration::from_secs(30);
 /// where the CA bundle can not be used.
 pub(super) async fn set_up(
     config: &BucketConfig,
-    environment: &Environment,
+    files: &CredentialFiles,
 ) -> Result<Setup, StoreError> {
     let tls = tls_context(config.ca_bundle.as_deref())?;
     let region = region(config).await;
     let credentials = config.sign_requests.then(|| {
         let chain = chain(config, &region, http_client(tls.clone()));
-        ReloadingCredentials::new(chain, environment.files())
+        ReloadingCredentials::new(chain, files.all())
     });
     assemble(config, tls, region, credentials).await
 }
