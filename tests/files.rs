@@ -338,7 +338,8 @@ fn a_stream_asks_for_each_byte_once() {
     let counts = simulator.counts();
     assert_eq!(counts.bytes_requested, 100 * MIB);
     let gets = simulator.log().iter().filter(|entry| entry.call.kind == Kind::Get).count();
-    assert!(gets <= 60, "{gets} GETs");
+    // The first window has parts of 2 MiB: 50 of them, and the smaller ones of the beginning.
+    assert!(gets <= 75, "{gets} GETs");
 }
 
 /// Without `--allow-other` other users get EACCES for everything; with it they see what the
