@@ -159,6 +159,9 @@ pub enum FsError {
     Abandoned,
     #[error("listing is denied")]
     ListDenied,
+    /// Nobody is there to hear it: never the answer to a read, whose pages others may wait for.
+    #[error("the program that asked was killed")]
+    Killed,
     #[error("no such handle")]
     BadHandle,
     #[error("not a directory")]
@@ -207,6 +210,7 @@ impl FsError {
             Self::Deadline(_) => (libc::ETIMEDOUT, Loudness::Warn),
             Self::Abandoned => (libc::EIO, Loudness::Warn),
             Self::ListDenied => (libc::EACCES, Loudness::Warn),
+            Self::Killed => (libc::EINTR, Loudness::Debug),
             Self::BadHandle => (libc::EBADF, Loudness::Debug),
             Self::NotADirectory => (libc::ENOTDIR, Loudness::Debug),
             Self::IsADirectory => (libc::EISDIR, Loudness::Debug),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::mounted::{Mounted, send_signal, sleep, wait_until};
 use crate::support::simulator::Simulator;
-use crate::support::simulator::call::Kind;
+use crate::support::simulator::call::{Call, Kind};
 use crate::support::simulator::shaping::Share;
 
 const MIB: u64 = 1 << 20;
@@ -33,6 +33,41 @@ fn a_reader_sees_nothing_of_cuts_throttling_and_resets() {
         assert_eq!(text.split(' ').next(), Some(simulator.sha256("myfiles", &name).as_str()));
     }
     assert!(simulator.counts().faults > 0, "the faults did happen");
+}
+
+/// A program that waits in a lookup, an open or a listing of a silent server can be killed without
+/// waiting for the deadline.
+#[test]
+fn a_killed_opener_is_gone_before_the_answer() {
+    let simulator = Simulator::builder().bucket("myfiles").start();
+    simulator.put_synthetic("myfiles", "d/f", 100);
+    simulator.put("myfiles", "e/y", "x");
+    let mounted = Mounted::new(&simulator, "myfiles", &[]);
+    fs::metadata(mounted.join("d/f")).unwrap();
+    let cases = [(Kind::Get, "d/f", "cat", "d/f"), (Kind::Head, "e/x", "stat", "e/x")];
+    for (kind, subject, program, name) in cases {
+        let held = simulator.hold(kind, subject);
+        let held_too = simulator.hold(Kind::List, "e/x/");
+        simulator.reset_log();
+        let asked = || {
+            let log = simulator.log();
+            let same = |call: &Call| call.kind == kind && call.subject() == subject;
+            log.iter().filter(|entry| same(&entry.call)).count()
+        };
+        let mut child = Command::new(program)
+            .arg(mounted.join(name))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        assert!(wait_until(|| asked() == 1), "it waits");
+        send_signal(child.id(), libc::SIGKILL);
+        child.wait().unwrap();
+        // Gone although no answer has come: not even the deadline of one try has passed.
+        assert_eq!(asked(), 1, "the request was tried again before");
+        drop((held, held_too));
+    }
+    assert_eq!(fs::read(mounted.join("d/f")).unwrap().len(), 100);
 }
 
 /// A program that waits in a buffered read for a silent server can be killed, and other files are

@@ -12,7 +12,7 @@ use fuser::{
 };
 use tokio::runtime::Handle as Runtime;
 
-use super::dispatch::{Deadlines, dispatch, inline};
+use super::dispatch::{Deadlines, Patience, dispatch, inline};
 use super::kernel;
 use super::report::Report;
 use crate::error::FsError;
@@ -37,6 +37,11 @@ impl Adapter {
         Self { fs, runtime, report: Arc::new(Report::new()), deadlines }
     }
 
+    /// For a request that one program alone waits for.
+    fn patience(&self, req: &Request) -> Patience {
+        Patience { deadline: self.deadlines.names, caller: req.pid() }
+    }
+
     /// The errno for a failed request, which is logged.
     fn blame(&self, operation: &'static str) -> impl Fn(Ino, &FsError) -> Errno + Send + use<> {
         let (fs, report) = (Arc::clone(&self.fs), Arc::clone(&self.report));
@@ -50,11 +55,11 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (parent, name) = (Ino(parent.0), name.to_owned());
         let (fs, blame) = (Arc::clone(&self.fs), self.blame("lookup"));
         let request = async move { fs.lookup(parent, &name).await };
-        dispatch(&self.runtime, self.deadlines.names, request, move |answer| match answer {
+        dispatch(&self.runtime, self.patience(req), request, move |answer| match answer {
             Ok(Entry { attr: Some(attr), valid_for }) => {
                 reply.entry_with_ttls(
                     &crate::config::FOREVER,
@@ -85,11 +90,11 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let ino = Ino(ino.0);
         let (fs, blame) = (Arc::clone(&self.fs), self.blame("open"));
         let request = async move { fs.open(ino, flags.0).await };
-        dispatch(&self.runtime, self.deadlines.names, request, move |answer| match answer {
+        dispatch(&self.runtime, self.patience(req), request, move |answer| match answer {
             // An inode is one version, so the pages that the kernel has of it are always right.
             Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::FOPEN_KEEP_CACHE),
             Err(err) => reply.error(blame(ino, &err)),
@@ -111,7 +116,9 @@ impl Filesystem for Adapter {
         let (fs, blame) = (Arc::clone(&self.fs), self.blame("read"));
         let reader = Arc::clone(&fs);
         let request = async move { reader.read(handle, offset, size).await };
-        dispatch(&self.runtime, self.deadlines.read, request, move |answer| match answer {
+        // Others may wait for the pages that one program has asked for: none is the only one.
+        let patience = Patience { deadline: self.deadlines.read, caller: 0 };
+        dispatch(&self.runtime, patience, request, move |answer| match answer {
             Ok(bytes) => reply.data(bytes.as_ref()),
             Err(err) => {
                 fs.note_deadline(handle, offset, size, &err);
@@ -134,11 +141,11 @@ impl Filesystem for Adapter {
         reply.ok();
     }
 
-    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let ino = Ino(ino.0);
         let (fs, blame) = (Arc::clone(&self.fs), self.blame("opendir"));
         let request = async move { fs.open_directory(ino).await };
-        dispatch(&self.runtime, self.deadlines.names, request, move |answer| match answer {
+        dispatch(&self.runtime, self.patience(req), request, move |answer| match answer {
             Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::empty()),
             Err(err) => reply.error(blame(ino, &err)),
         });
@@ -146,7 +153,7 @@ impl Filesystem for Adapter {
 
     fn readdir(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -155,7 +162,7 @@ impl Filesystem for Adapter {
         let (fs, blame) = (Arc::clone(&self.fs), self.blame("readdir"));
         let reader = Arc::clone(&fs);
         let request = async move { reader.read_directory(Handle(fh.0), offset).await };
-        dispatch(&self.runtime, self.deadlines.names, request, move |answer| match answer {
+        dispatch(&self.runtime, self.patience(req), request, move |answer| match answer {
             Ok(entries) => {
                 for entry in entries {
                     let attr = fs.look_at(&entry.node);
@@ -172,7 +179,7 @@ impl Filesystem for Adapter {
 
     fn readdirplus(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -181,7 +188,7 @@ impl Filesystem for Adapter {
         let (fs, blame) = (Arc::clone(&self.fs), self.blame("readdir"));
         let reader = Arc::clone(&fs);
         let request = async move { reader.read_directory(Handle(fh.0), offset).await };
-        dispatch(&self.runtime, self.deadlines.names, request, move |answer| match answer {
+        dispatch(&self.runtime, self.patience(req), request, move |answer| match answer {
             Ok(entries) => {
                 for entry in entries {
                     if !add_plus(&fs, &mut reply, &entry) {

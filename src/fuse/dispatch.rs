@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
 
+use super::caller;
 use crate::error::FsError;
 
 /// How long the kernel waits for an answer at most: a process that waits for one can often not even
@@ -37,10 +38,18 @@ impl Deadlines {
     }
 }
 
-/// Answers with what `request` comes to, by `reply`, at once or later, within `deadline`.
+/// How long a request may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    pub(super) deadline: Duration,
+    /// The thread that waits, where nobody else does: the request ends with it. 0 for none.
+    pub(super) caller: u32,
+}
+
+/// Answers with what `request` comes to, by `reply`, at once or later, but within `patience`.
 pub(super) fn dispatch<T: Send + 'static>(
     runtime: &Handle,
-    deadline: Duration,
+    patience: Patience,
     request: impl Future<Output = Result<T, FsError>> + Send + 'static,
     reply: impl FnOnce(Result<T, FsError>) + Send + 'static,
 ) {
@@ -55,11 +64,14 @@ pub(super) fn dispatch<T: Send + 'static>(
         Err(panic) => answer_with(reply, Err(panicked(&*panic))),
         Ok(Poll::Pending) => {
             runtime.spawn(async move {
-                let request = AssertUnwindSafe(request).catch_unwind();
-                let answer = match tokio::time::timeout(deadline, request).await {
-                    Ok(Ok(answer)) => answer,
-                    Ok(Err(panic)) => Err(panicked(&*panic)),
-                    Err(_) => Err(FsError::Deadline(deadline.as_secs())),
+                let Patience { deadline, caller } = patience;
+                let answer = tokio::select! {
+                    answer = AssertUnwindSafe(request).catch_unwind() => match answer {
+                        Ok(answer) => answer,
+                        Err(panic) => Err(panicked(&*panic)),
+                    },
+                    () = tokio::time::sleep(deadline) => Err(FsError::Deadline(deadline.as_secs())),
+                    () = caller::killed(caller) => Err(FsError::Killed),
                 };
                 answer_with(reply, answer);
             });
@@ -93,12 +105,14 @@ mod tests {
 
     use super::*;
 
+    const PATIENCE: Patience = Patience { deadline: Deadlines::USUAL.names, caller: 0 };
+
     /// Dispatches `request` and returns what the reply was given.
     async fn answer<T: Send + 'static>(
         request: impl Future<Output = Result<T, FsError>> + Send + 'static,
     ) -> Result<T, FsError> {
         let (sender, receiver) = oneshot::channel();
-        dispatch(&Handle::current(), Deadlines::USUAL.names, request, |answer| {
+        dispatch(&Handle::current(), PATIENCE, request, |answer| {
             let _ = sender.send(answer);
         });
         receiver.await.expect("each request is answered")
@@ -107,7 +121,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_ready_is_answered_before_dispatch_returns() {
         let (sender, mut receiver) = oneshot::channel();
-        dispatch(&Handle::current(), Deadlines::USUAL.names, async { Ok(5) }, |answer| {
+        dispatch(&Handle::current(), PATIENCE, async { Ok(5) }, |answer| {
             let _ = sender.send(answer.ok());
         });
         assert_eq!(receiver.try_recv(), Ok(Some(5)));

@@ -2,6 +2,7 @@
 //! its answers into replies. Thin: no rule of the file system is decided here.
 
 mod adapter;
+mod caller;
 mod dispatch;
 mod kernel;
 mod report;
