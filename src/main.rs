@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use s3mount::cli::{self, Args};
 use s3mount::config::{Config, Environment};
-use s3mount::mount::{ExitKind, StartError};
+use s3mount::mount::{StartError, StartErrorKind};
 use s3mount::{log, mount};
 
 fn main() -> ExitCode {
@@ -23,7 +23,10 @@ fn main() -> ExitCode {
         }
         Err(err) => {
             let text = err.render().to_string();
-            Err(StartError::new(ExitKind::Usage, text.trim_start_matches("error: ").trim_end()))
+            Err(StartError::new(
+                StartErrorKind::Usage,
+                text.trim_start_matches("error: ").trim_end(),
+            ))
         }
     };
     ExitCode::from(result.unwrap_or_else(|err| {
@@ -35,7 +38,8 @@ fn main() -> ExitCode {
 
 fn start(args: Args) -> Result<u8, StartError> {
     let config = Config::new(args, &Environment::read())?;
-    log::start(&config.log)
-        .map_err(|err| StartError::new(ExitKind::Other, format!("no log can be written: {err}")))?;
+    log::start(&config.log).map_err(|err| {
+        StartError::new(StartErrorKind::Other, format!("no log can be written: {err}"))
+    })?;
     mount::run(&config)
 }

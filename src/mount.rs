@@ -29,7 +29,7 @@ pub use report::Report;
 use session::Session;
 use signals::Signals;
 use start_error::signal_exit_code;
-pub use start_error::{ExitKind, StartError};
+pub use start_error::{StartError, StartErrorKind};
 use tokio::runtime::{self, Runtime};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -223,7 +223,7 @@ async fn unless_ended<T>(
     tokio::select! {
         signal = signals.end() => {
             let sentence = format!("stopped by signal {signal} before the mount was ready");
-            Err(StartError::new(ExitKind::Interrupted(signal), sentence))
+            Err(StartError::new(StartErrorKind::Interrupted(signal), sentence))
         }
         result = work => result,
     }
@@ -231,7 +231,7 @@ async fn unless_ended<T>(
 
 /// Waits until the mount answers a stat with its own device number.
 async fn answer(session: &mut Session, mount: Option<&Mount>) -> Result<(), StartError> {
-    let fuse = |sentence: String| StartError::new(ExitKind::Fuse, sentence);
+    let fuse = |sentence: String| StartError::new(StartErrorKind::Fuse, sentence);
     let probe = async {
         if session.opened().await.is_none() {
             let err = session.ended().await.err();

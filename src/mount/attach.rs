@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 
 use super::mountinfo::{self, DeviceNumber};
 use super::point::{FS_TYPE, is_dead};
-use super::start_error::{ExitKind, StartError};
+use super::start_error::{StartError, StartErrorKind};
 use super::sys;
 use crate::config::{Access, MountConfig, MountFlag, effective_user};
 
@@ -55,7 +55,7 @@ pub(super) fn mount(dir: &Path, config: &MountConfig) -> Result<(OwnedFd, Mount)
         // Someone else unmounted it or mounted over it. The descriptor is closed on return, which
         // leaves nothing alive.
         _ => Err(StartError::new(
-            ExitKind::MountPoint,
+            StartErrorKind::MountPoint,
             format!("{} was unmounted or covered by someone else meanwhile", dir.display()),
         )),
     }
@@ -181,12 +181,12 @@ fn mount_directly(dir: &Path, config: &MountConfig) -> Result<Option<OwnedFd>, S
             Some(libc::ENODEV) => Err(no_device(&err)),
             Some(libc::EACCES | libc::ENOENT | libc::ENOTDIR | libc::EBUSY) => {
                 Err(StartError::new(
-                    ExitKind::MountPoint,
+                    StartErrorKind::MountPoint,
                     format!("nothing can be mounted on {}: {err}", dir.display()),
                 ))
             }
             _ => Err(StartError::new(
-                ExitKind::Fuse,
+                StartErrorKind::Fuse,
                 format!("the kernel refused the mount on {}: {err}", dir.display()),
             )),
         },
@@ -220,7 +220,7 @@ fn mount_by_helper(dir: &Path, config: &MountConfig) -> Result<OwnedFd, StartErr
         Ok(child) => child,
         Err(err) if err.kind() == io::ErrorKind::NotFound => {
             return Err(StartError::new(
-                ExitKind::Fuse,
+                StartErrorKind::Fuse,
                 "mounting needs root, or the program fusermount3, which is not installed: install \
                  the package fuse3",
             ));
@@ -273,7 +273,7 @@ fn access_option(access: Access) -> &'static str {
 
 fn no_device(err: &io::Error) -> StartError {
     StartError::new(
-        ExitKind::Fuse,
+        StartErrorKind::Fuse,
         format!(
             "/dev/fuse cannot be used ({err}): load the kernel module with `modprobe fuse`; a \
              container needs --device /dev/fuse and --cap-add SYS_ADMIN"
@@ -291,18 +291,18 @@ fn refused(dir: &Path, stderr: &[u8]) -> StartError {
     if said("user_allow_other") {
         let sentence = "--allow-other and --allow-root are for root, or need the line \
                         user_allow_other in /etc/fuse.conf";
-        return StartError::new(ExitKind::Fuse, sentence);
+        return StartError::new(StartErrorKind::Fuse, sentence);
     }
     if said("no write access to mountpoint") || said("not owned by") || said("bad mount point") {
         return StartError::new(
-            ExitKind::MountPoint,
+            StartErrorKind::MountPoint,
             format!("{shown} must belong to the mounting user and be writable ({words})"),
         );
     }
     if said("open /dev/fuse: Permission denied") {
         let sentence = "/dev/fuse is closed to this user: mount as root, or let it be opened with \
                         `chmod 666 /dev/fuse`, as udev does";
-        return StartError::new(ExitKind::Fuse, sentence);
+        return StartError::new(StartErrorKind::Fuse, sentence);
     }
     if said("/dev/fuse") || said("fuse device not found") {
         return no_device(&io::Error::other(words));
@@ -315,7 +315,7 @@ fn refused(dir: &Path, stderr: &[u8]) -> StartError {
     };
     let words = if words.is_empty() { "it gave no reason" } else { words.as_str() };
     StartError::new(
-        ExitKind::Fuse,
+        StartErrorKind::Fuse,
         format!("fusermount3 refused to mount on {shown}: {words}{hint}"),
     )
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::attach;
 use super::mountinfo::{self, Entry};
-use super::start_error::{ExitKind, StartError};
+use super::start_error::{StartError, StartErrorKind};
 use super::sys;
 
 /// Where the file system is to appear.
@@ -180,7 +180,7 @@ fn check_descriptor(dir: &Path, number: i32) -> Result<Target, StartError> {
 }
 
 fn wrong(sentence: String) -> StartError {
-    StartError::new(ExitKind::MountPoint, sentence)
+    StartError::new(StartErrorKind::MountPoint, sentence)
 }
 
 #[cfg(test)]

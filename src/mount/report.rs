@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use serde_json::{Value, json};
 
-use super::start_error::{ExitKind, StartError};
+use super::start_error::{StartError, StartErrorKind};
 use super::sys::{self, Fork};
 
 /// Where a start reports to. Ready once; afterwards there is only the log.
@@ -51,7 +51,10 @@ impl Report {
                 sys::replace_standard(null.as_fd(), number).map_err(let_go)?;
             }
             write_line(pipe, &json!({ "ready": true })).map_err(|_| {
-                StartError::new(ExitKind::Other, "the command that waited for the mount has gone")
+                StartError::new(
+                    StartErrorKind::Other,
+                    "the command that waited for the mount has gone",
+                )
             })?;
             self.pipe = None;
         }
@@ -124,7 +127,7 @@ fn follow(reader: PipeReader, child: libc::pid_t, json: bool) -> Result<u8, Star
     }
     let end = sys::wait(child).map_or_else(|err| err.to_string(), |status| status.to_string());
     Err(StartError::new(
-        ExitKind::Other,
+        StartErrorKind::Other,
         format!("the background process ended before the mount was ready ({end})"),
     ))
 }

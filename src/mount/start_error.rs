@@ -7,22 +7,43 @@ use serde_json::{Value, json};
 use crate::config::{BucketConfig, UsageError};
 use crate::error::{StoreError, StoreErrorKind};
 
-/// The kinds of failure that a script can tell apart.
+/// The kinds of failure that a program can tell apart: by value, by exit code, or by name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ExitKind {
+#[non_exhaustive]
+pub enum StartErrorKind {
+    /// What was asked for makes no sense, whatever the world is like.
     Usage,
+    /// No credentials were found anywhere.
     NoCredentials,
+    /// The credentials are refused, or lack a permission.
     Denied,
+    /// There is no such bucket.
     NotFound,
+    /// The server is not reachable, does not answer in time, or is not S3.
     Network,
+    /// The directory cannot be mounted on.
     MountPoint,
+    /// The kernel or fusermount3 refused the mount.
     Fuse,
     /// Stopped by this signal before the mount was ready.
     Interrupted(i32),
     Other,
 }
 
-impl ExitKind {
+impl StartErrorKind {
+    /// All that have one name and one exit code.
+    const NAMED: [Self; 8] = [
+        Self::Other,
+        Self::Usage,
+        Self::NoCredentials,
+        Self::Denied,
+        Self::NotFound,
+        Self::Network,
+        Self::MountPoint,
+        Self::Fuse,
+    ];
+
+    /// Stable: scripts rely on it.
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Other => 1,
@@ -38,7 +59,7 @@ impl ExitKind {
     }
 
     /// The word in the JSON object.
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Usage => "usage",
             Self::NoCredentials => "no_credentials",
@@ -51,6 +72,13 @@ impl ExitKind {
             Self::Other => "other",
         }
     }
+
+    fn from_name(name: &str, exit_code: u64) -> Option<Self> {
+        if name == Self::Interrupted(0).name() {
+            return Some(Self::Interrupted(i32::try_from(exit_code).ok()? - 128));
+        }
+        Self::NAMED.into_iter().find(|kind| kind.name() == name)
+    }
 }
 
 /// What a shell calls the end by a signal.
@@ -62,20 +90,18 @@ pub(super) fn signal_exit_code(signal: i32) -> u8 {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{sentence}")]
 pub struct StartError {
-    exit_code: u8,
-    name: String,
+    kind: StartErrorKind,
     sentence: String,
 }
 
 impl StartError {
-    pub fn new(kind: ExitKind, sentence: impl Into<String>) -> Self {
-        let name = kind.name().to_owned();
-        Self { exit_code: kind.exit_code(), name, sentence: sentence.into() }
+    pub fn new(kind: StartErrorKind, sentence: impl Into<String>) -> Self {
+        Self { kind, sentence: sentence.into() }
     }
 
     /// A call of the system that should not fail.
     pub(crate) fn unexpected(what: &str, err: &io::Error) -> Self {
-        Self::new(ExitKind::Other, format!("{what}: {err}"))
+        Self::new(StartErrorKind::Other, format!("{what}: {err}"))
     }
 
     /// What the first request to the bucket failed with.
@@ -84,18 +110,18 @@ impl StartError {
         let name = &bucket.bucket;
         let server = server(bucket);
         let (kind, sentence) = match err.kind() {
-            Kind::NoCredentials => (ExitKind::NoCredentials, no_credentials(bucket)),
+            Kind::NoCredentials => (StartErrorKind::NoCredentials, no_credentials(bucket)),
             Kind::BadCredentials => (
-                ExitKind::Denied,
+                StartErrorKind::Denied,
                 format!(
                     "{server} does not accept the credentials ({err}): the access key is unknown \
                      or expired, or the secret key does not belong to it; check {}",
                     credentials_source(bucket)
                 ),
             ),
-            Kind::Denied => (ExitKind::Denied, denied(err, bucket)),
+            Kind::Denied => (StartErrorKind::Denied, denied(err, bucket)),
             Kind::NoSuchBucket | Kind::NotFound => (
-                ExitKind::NotFound,
+                StartErrorKind::NotFound,
                 format!("there is no bucket {name} at {server}; check its name{}", hint(bucket)),
             ),
             Kind::WrongRegion => {
@@ -103,10 +129,10 @@ impl StartError {
                 let sentence = format!(
                     "the bucket {name} is in another region than {server}; give --region {region}"
                 );
-                (ExitKind::Network, sentence)
+                (StartErrorKind::Network, sentence)
             }
             Kind::Unreachable => (
-                ExitKind::Network,
+                StartErrorKind::Network,
                 format!(
                     "{server} is not reachable: {err}; check the network{}",
                     match bucket.endpoint_url {
@@ -116,16 +142,16 @@ impl StartError {
                 ),
             ),
             Kind::TimedOut => (
-                ExitKind::Network,
+                StartErrorKind::Network,
                 format!("{server} did not answer in time: {err}; check the network or try again"),
             ),
             Kind::Throttled => (
-                ExitKind::Network,
+                StartErrorKind::Network,
                 format!("{server} has no capacity at the moment: {err}; try again"),
             ),
             Kind::Changed | Kind::NotModified | Kind::OutOfRange | Kind::Archived | Kind::Other => {
                 (
-                    ExitKind::Network,
+                    StartErrorKind::Network,
                     format!("{server} answered the listing of {name} with an error: {err}"),
                 )
             }
@@ -133,20 +159,25 @@ impl StartError {
         Self::new(kind, sentence)
     }
 
+    pub fn kind(&self) -> StartErrorKind {
+        self.kind
+    }
+
     pub fn exit_code(&self) -> u8 {
-        self.exit_code
+        self.kind.exit_code()
     }
 
     /// `{"error": kind, "message": sentence, "exit_code": n}`.
     pub fn to_json(&self) -> Value {
-        json!({ "error": self.name, "message": self.sentence, "exit_code": self.exit_code })
+        let (name, exit_code) = (self.kind.name(), self.exit_code());
+        json!({ "error": name, "message": self.sentence, "exit_code": exit_code })
     }
 
     /// Back from [`StartError::to_json`], on the other end of the pipe.
     pub(super) fn from_json(value: &Value) -> Option<Self> {
+        let name = value.get("error")?.as_str()?;
         Some(Self {
-            exit_code: u8::try_from(value.get("exit_code")?.as_u64()?).ok()?,
-            name: value.get("error")?.as_str()?.to_owned(),
+            kind: StartErrorKind::from_name(name, value.get("exit_code")?.as_u64()?)?,
             sentence: value.get("message")?.as_str()?.to_owned(),
         })
     }
@@ -154,7 +185,7 @@ impl StartError {
 
 impl From<UsageError> for StartError {
     fn from(UsageError(sentence): UsageError) -> Self {
-        Self::new(ExitKind::Usage, sentence)
+        Self::new(StartErrorKind::Usage, sentence)
     }
 }
 
@@ -244,7 +275,7 @@ mod tests {
 
     #[test]
     fn an_error_crosses_the_pipe_unchanged() {
-        for kind in [ExitKind::Fuse, ExitKind::Interrupted(15)] {
+        for kind in StartErrorKind::NAMED.into_iter().chain([StartErrorKind::Interrupted(15)]) {
             let err = StartError::new(kind, "two\nlines");
             assert_eq!(StartError::from_json(&err.to_json()), Some(err));
         }

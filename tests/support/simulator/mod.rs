@@ -18,6 +18,7 @@ mod hooks;
 pub(crate) mod listing;
 pub(crate) mod log;
 pub(crate) mod policy;
+pub(crate) mod quirks;
 mod reads;
 mod server;
 pub(crate) mod shaping;
