@@ -186,6 +186,15 @@ pub struct Args {
     pub flags: Vec<MountFlag>,
 }
 
+impl Args {
+    /// What is meant where nothing but these two was typed.
+    pub fn new(bucket: String, dir: PathBuf) -> Self {
+        let words = ["s3mount", "BUCKET", "DIR"].map(OsString::from);
+        let plain = from_words(Self::command(), &words).expect("two words are enough");
+        Self { bucket, dir, ..plain }
+    }
+}
+
 /// 4294967295 is "no user" to the kernel.
 const ID_MAX: i64 = u32::MAX as i64 - 1;
 

@@ -6,8 +6,7 @@ use std::process::ExitCode;
 
 use s3mount::cli::{self, Args};
 use s3mount::config::{Config, Environment};
-use s3mount::mount::{StartError, StartErrorKind};
-use s3mount::{log, mount};
+use s3mount::{StartError, StartErrorKind, log, mount};
 
 fn main() -> ExitCode {
     #[cfg(feature = "failpoints")]

@@ -4,10 +4,12 @@
 mod support;
 
 mod changes;
+mod documents;
 mod faults;
 mod files;
 mod layers;
 mod lifecycle;
 mod listings;
+mod programs;
 mod semantics;
 mod simulator;

@@ -22,14 +22,14 @@ const HELPERS: [&str; 3] = ["fusermount3", "/usr/bin/fusermount3", "fusermount"]
 
 /// A file system of ours and where it was mounted.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Mount {
+pub(super) struct Attached {
     dir: PathBuf,
     device: DeviceNumber,
 }
 
 /// How an unmount went.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Unmounted {
+pub(super) enum Unmounted {
     Gone,
     /// In use: gone from the directory, and alive until the last user leaves.
     Detached,
@@ -42,7 +42,7 @@ pub enum Unmounted {
 
 /// Mounts on `dir` and gives the descriptor to serve. With the right to mount(2) directly, else by
 /// fusermount3.
-pub(super) fn mount(dir: &Path, config: &MountConfig) -> Result<(OwnedFd, Mount), StartError> {
+pub(super) fn mount(dir: &Path, config: &MountConfig) -> Result<(OwnedFd, Attached), StartError> {
     let device = match mount_directly(dir, config)? {
         Some(device) => device,
         None => mount_by_helper(dir, config)?,
@@ -50,7 +50,7 @@ pub(super) fn mount(dir: &Path, config: &MountConfig) -> Result<(OwnedFd, Mount)
     // From here on something is mounted: no early return without unmounting.
     match mountinfo::top_at(dir) {
         Ok(Some(top)) if top.fs_type == FS_TYPE => {
-            Ok((device, Mount { dir: dir.to_owned(), device: top.device }))
+            Ok((device, Attached { dir: dir.to_owned(), device: top.device }))
         }
         // Someone else unmounted it or mounted over it. The descriptor is closed on return, which
         // leaves nothing alive.
@@ -66,17 +66,17 @@ pub(super) fn detach(dir: &Path) -> io::Result<()> {
     unmount_top(dir, true)
 }
 
-impl Mount {
-    pub fn dir(&self) -> &Path {
+impl Attached {
+    pub(super) fn dir(&self) -> &Path {
         &self.dir
     }
 
-    pub fn device(&self) -> DeviceNumber {
+    pub(super) fn device(&self) -> DeviceNumber {
         self.device
     }
 
     /// Unmounts; lazily where it is in use.
-    pub fn unmount(&self) -> Unmounted {
+    pub(super) fn unmount(&self) -> Unmounted {
         if let Some(reason) = self.hindrance() {
             return reason;
         }
@@ -90,7 +90,7 @@ impl Mount {
     }
 
     /// Takes the mount away from its directory at once; those who use it keep it.
-    pub fn detach(&self) -> Unmounted {
+    pub(super) fn detach(&self) -> Unmounted {
         if let Some(reason) = self.hindrance() {
             return reason;
         }
@@ -124,14 +124,14 @@ impl Mount {
 
 /// Unmounts when it goes out of scope, so that no failed start and no panic leaves a mount.
 #[derive(Debug)]
-pub(super) struct MountGuard(Option<Mount>);
+pub(super) struct MountGuard(Option<Attached>);
 
 impl MountGuard {
-    pub(super) fn new(mount: Option<Mount>) -> Self {
+    pub(super) fn new(mount: Option<Attached>) -> Self {
         Self(mount)
     }
 
-    pub(super) fn mount(&self) -> Option<&Mount> {
+    pub(super) fn mount(&self) -> Option<&Attached> {
         self.0.as_ref()
     }
 
@@ -349,8 +349,8 @@ mod tests {
     #[test]
     fn a_mount_that_is_not_there_is_left_alone() {
         let device = DeviceNumber { major: 0, minor: 0 };
-        let mount = Mount { dir: "/no/such/mount".into(), device };
+        let mount = Attached { dir: "/no/such/mount".into(), device };
         assert_eq!(mount.unmount(), Unmounted::Absent);
-        assert_eq!(Mount { dir: "/".into(), device }.detach(), Unmounted::Covered);
+        assert_eq!(Attached { dir: "/".into(), device }.detach(), Unmounted::Covered);
     }
 }

@@ -24,6 +24,15 @@ pub(super) enum Target {
     Descriptor(OwnedFd),
 }
 
+impl Target {
+    pub(super) fn dir(&self) -> Option<&Path> {
+        match self {
+            Self::Directory { path, .. } => Some(path),
+            Self::Descriptor(_) => None,
+        }
+    }
+}
+
 /// What mounts of ours are called in mount tables.
 pub(super) const FS_TYPE: &str = "fuse.s3mount";
 

@@ -1,0 +1,375 @@
+//! A mount that answers, and its way there: the bucket proven, the layers put together, the kernel
+//! greeted. Whoever has the value has the mount; Drop takes it away.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fuser::Filesystem;
+use tokio::runtime::{self, Runtime};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::attach::{Attached, MountGuard, Unmounted, mount as attach};
+use super::mountinfo::DeviceNumber;
+use super::point::Target;
+use super::session::Session;
+use super::start_error::{StartError, StartErrorKind};
+use crate::config::{BucketConfig, Config};
+use crate::data::{Data, DataConfig, Numbering};
+use crate::error::StoreError;
+use crate::fs::{FileSystem, Look, Node};
+use crate::fuse::{self, Adapter};
+use crate::metrics::Metrics;
+use crate::object::DirPath;
+use crate::store::credentials::{readable_by_others, readable_warning};
+use crate::store::limit::LimitConfig;
+use crate::store::{ListPage, ListRequest, ObjectStore, stack};
+use crate::tree::{Tree, TreeConfig};
+
+/// The kernel asks a new mount for its root, which is known from the proof of the bucket: what
+/// takes longer than this is stuck.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the kernel reads ahead of a stream, where it may be set (root): large requests are what
+/// makes a stream cheap, while a page fault of a mapped file cannot be told from one and reads all of
+/// it. docs/ARCHITECTURE.md has the measurements.
+const READ_AHEAD_KIB: u32 = 512;
+
+/// The part of the budget that listings may hold: metadata evicts up to half of it.
+const NAMES_SHARE: u64 = 2;
+
+/// What is still running when the mount has gone gets this long to notice.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A bucket, mounted: made by [`Mount::builder`]. It answers from the start, until it is unmounted,
+/// by this program or any other, or dropped.
+///
+/// Dropping takes it away from its directory; a program that still has a file open in it gets errors
+/// from then on. [`Mount::unmount`] and [`Mount::wait`] before that let such programs finish.
+pub struct Mount {
+    dir: Box<Path>,
+    /// `None` after the end. Invariant: there until `guard` has unmounted.
+    session: Option<Session>,
+    guard: Option<MountGuard>,
+    /// `None` only while dropping.
+    runtime: Option<Runtime>,
+}
+
+/// Why a mount could not be taken away from its directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum UnmountError {
+    /// Another file system was mounted over it, and has to be unmounted first.
+    Covered,
+    /// It was mounted through `/dev/fd/N`: whoever mounted the descriptor unmounts it.
+    NotOurs,
+    /// The kernel or fusermount3 refused, in their words.
+    Refused(String),
+}
+
+/// What [`Mount::wait_unless`] saw first.
+pub(super) enum Ended<T> {
+    Session(io::Result<()>),
+    Otherwise(T),
+}
+
+impl Mount {
+    /// Proves the bucket, mounts on `target` and waits for the first answer, unless `given_up` comes
+    /// first. Not to be called by a task.
+    pub(super) fn start(
+        runtime: Runtime,
+        config: &Config,
+        target: Target,
+        warn: &mut dyn FnMut(&str),
+        given_up: impl Future<Output = StartError>,
+    ) -> Result<Self, StartError> {
+        let started = runtime.block_on(async {
+            tokio::select! {
+                err = given_up => Err(err),
+                started = begin(runtime.handle(), config, target, warn) => started,
+            }
+        });
+        match started {
+            Ok((session, guard)) => Ok(Self {
+                dir: config.mount.dir.as_path().into(),
+                session: Some(session),
+                guard: Some(guard),
+                runtime: Some(runtime),
+            }),
+            Err(err) => {
+                runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+                Err(err)
+            }
+        }
+    }
+
+    /// Where it is mounted, as it was given.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether it is this mount that unmounts, and not somebody who mounted `/dev/fd/N`.
+    pub(super) fn is_ours(&self) -> bool {
+        self.guard.as_ref().is_some_and(|guard| guard.mount().is_some())
+    }
+
+    /// Takes the mount away from its directory. Programs that have a file open in it, or stand in it,
+    /// go on until they leave: [`Mount::wait`] waits for them. Nothing is to be done, and nothing is
+    /// wrong, where somebody else has unmounted it.
+    pub fn unmount(&self) -> Result<(), UnmountError> {
+        match &self.guard {
+            Some(guard) => unmount(guard.mount()),
+            None => Ok(()),
+        }
+    }
+
+    /// [`Mount::unmount`], as a future that can be given up.
+    pub(super) fn unmounting(&self) -> impl Future<Output = Result<(), UnmountError>> + use<> {
+        let attached = self.guard.as_ref().map(|guard| guard.mount().cloned());
+        // On a thread that may wait for a helper.
+        let work = move || attached.map_or(Ok(()), |mount| unmount(mount.as_ref()));
+        async { tokio::task::spawn_blocking(work).await.unwrap_or(Ok(())) }
+    }
+
+    /// Waits until it is unmounted, by whomever, and its last user has left. Fails where the session
+    /// with the kernel did.
+    pub fn wait(&mut self) -> io::Result<()> {
+        apart(|| match self.wait_unless(std::future::pending::<()>()) {
+            Ended::Session(result) => result,
+            Ended::Otherwise(()) => Ok(()),
+        })
+    }
+
+    /// Waits for the end, or for something else. Not to be called by a task.
+    pub(super) fn wait_unless<T>(&mut self, other: impl Future<Output = T>) -> Ended<T> {
+        let (Some(runtime), Some(session)) = (&self.runtime, &mut self.session) else {
+            return Ended::Session(Ok(()));
+        };
+        let ended = runtime.block_on(async {
+            tokio::select! {
+                result = session.ended() => Ended::Session(result),
+                value = other => Ended::Otherwise(value),
+            }
+        });
+        if let Ended::Session(_) = &ended {
+            if let Some(guard) = self.guard.take() {
+                guard.session_ended();
+            }
+            if let Some(session) = self.session.take() {
+                session.join();
+            }
+        }
+        ended
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // First the directory, then those who serve it.
+        drop(self.guard.take());
+        if let Some(runtime) = self.runtime.take() {
+            apart(|| runtime.shutdown_timeout(SHUTDOWN_TIMEOUT));
+        }
+    }
+}
+
+impl fmt::Debug for Mount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mount").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for UnmountError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Covered => f.write_str(
+                "the mount cannot be unmounted: another file system is mounted over it; unmount \
+                 that first",
+            ),
+            Self::NotOurs => {
+                f.write_str("the mount is unmounted by whoever mounted the descriptor")
+            }
+            Self::Refused(reason) => write!(f, "the mount cannot be unmounted: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for UnmountError {}
+
+/// Runs `work` on a thread of its own and waits for it: the caller may be a task of another runtime,
+/// which may not wait for one of ours.
+pub(super) fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let result = std::thread::scope(|scope| scope.spawn(work).join());
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn unmount(mount: Option<&Attached>) -> Result<(), UnmountError> {
+    let mount = mount.ok_or(UnmountError::NotOurs)?;
+    let dir = mount.dir().display();
+    match mount.unmount() {
+        Unmounted::Gone => {}
+        Unmounted::Detached => {
+            tracing::warn!("{dir} is in use: it was detached, and ends when the last user has left")
+        }
+        Unmounted::Absent => {
+            tracing::warn!("{dir} is already unmounted, but in use until the last user has left")
+        }
+        Unmounted::Covered => return Err(UnmountError::Covered),
+        Unmounted::Failed(reason) => return Err(UnmountError::Refused(reason)),
+    }
+    Ok(())
+}
+
+async fn begin(
+    runtime: &runtime::Handle,
+    config: &Config,
+    target: Target,
+    warn: &mut dyn FnMut(&str),
+) -> Result<(Session, MountGuard), StartError> {
+    for path in readable_by_others(&config.bucket.credential_files.key_files()) {
+        warn(&readable_warning(&path));
+    }
+    let proven = prove(config).await?;
+    if proven.first_page.objects.is_empty() && proven.first_page.prefixes.is_empty() {
+        let BucketConfig { bucket, prefix, .. } = &config.bucket;
+        if !prefix.is_empty() {
+            warn(&format!("no key in the bucket {bucket} begins with {prefix}"));
+        }
+    }
+    let filesystem = build_filesystem(config, proven, runtime);
+
+    let (device, guard, claim) = match target {
+        Target::Directory { path, claim } => {
+            let (device, mount) = attach(&path, &config.mount)?;
+            (device, MountGuard::new(Some(mount)), claim)
+        }
+        Target::Descriptor(device) => (device, MountGuard::new(None), None),
+    };
+    let mut session = Session::start(filesystem, device, &config.mount)
+        .map_err(|err| StartError::unexpected("cannot start a thread", &err))?;
+    answer(&mut session, guard.mount()).await?;
+    if let Some(mount) = guard.mount() {
+        read_ahead(mount.device());
+    }
+    if let Some(claim) = claim {
+        // The waiting parent has the lock, too: closing it here would not be enough.
+        let _ = claim.unlock();
+    }
+    Ok((session, guard))
+}
+
+/// The bucket, proven, and its root's first page.
+struct Proven {
+    store: Arc<dyn ObjectStore>,
+    metrics: Arc<Metrics>,
+    first_page: ListPage,
+    /// When that page was asked for.
+    sent: Instant,
+}
+
+/// Connects, and proves bucket, credentials and region by the listing that the root needs anyway.
+async fn prove(config: &Config) -> Result<Proven, StartError> {
+    let bucket = &config.bucket;
+    let limits = LimitConfig::for_memory(config.memory_max_bytes);
+    let failed = |err: StoreError| StartError::from_store(&err, bucket);
+    let metrics = Arc::new(Metrics::default());
+    let (files, counters) = (&bucket.credential_files, Arc::clone(&metrics));
+    let store = stack::connect(bucket, files, counters, limits).await.map_err(failed)?;
+    let sent = Instant::now();
+    let first_page = store.list(ListRequest::directory(&bucket.prefix)).await.map_err(failed)?;
+    Ok(Proven { store, metrics, first_page, sent })
+}
+
+/// The one place where the file system is made of its layers.
+fn build_filesystem(config: &Config, proven: Proven, runtime: &runtime::Handle) -> impl Filesystem {
+    let Proven { store, metrics, first_page, sent } = proven;
+    let root = DirPath::new(&config.bucket.prefix);
+    let tree = Tree::new(
+        Arc::clone(&store),
+        runtime.clone(),
+        TreeConfig {
+            prefix: root.clone(),
+            metadata_ttl: config.names.metadata_ttl,
+            negative_ttl: config.names.negative_ttl,
+            entries_bytes_max: config.memory_max_bytes / NAMES_SHARE,
+        },
+    );
+    tree.seed(first_page, sent);
+    let inodes = FileSystem::inodes(&root);
+    let numbering: Numbering = {
+        let inodes = Arc::clone(&inodes);
+        Arc::new(move |object| inodes.number(&Node::File(Arc::new(object.clone()))))
+    };
+    let data = Data::new(
+        store,
+        runtime.clone(),
+        metrics,
+        numbering,
+        DataConfig { memory_max_bytes: config.memory_max_bytes, open_ttl: config.open_ttl },
+    );
+    let look = Look {
+        uid: config.mount.uid,
+        gid: config.mount.gid,
+        file_mode: config.mount.file_mode,
+        dir_mode: config.mount.dir_mode,
+    };
+    Adapter::new(FileSystem::new(tree, data, inodes, root, look), runtime.clone())
+}
+
+pub(super) fn start_runtime(config: &Config) -> Result<Runtime, StartError> {
+    runtime::Builder::new_multi_thread()
+        .worker_threads(config.bucket.threads_max)
+        .thread_name("worker")
+        .enable_all()
+        .build()
+        .map_err(|err| StartError::unexpected("cannot start threads", &err))
+}
+
+/// Raises the kernel's read-ahead where that is allowed.
+fn read_ahead(device: DeviceNumber) {
+    let DeviceNumber { major, minor } = device;
+    match fuse::set_read_ahead(major, minor, READ_AHEAD_KIB) {
+        Ok(()) => {}
+        Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {
+            tracing::debug!("the kernel's read-ahead stays as it is: {err}");
+        }
+        Err(err) => tracing::info!("the kernel's read-ahead stays as it is: {err}"),
+    }
+}
+
+/// Waits until the mount answers a stat with its own device number.
+async fn answer(session: &mut Session, mount: Option<&Attached>) -> Result<(), StartError> {
+    let fuse = |sentence: String| StartError::new(StartErrorKind::Fuse, sentence);
+    let probe = async {
+        if session.opened().await.is_none() {
+            let err = session.ended().await.err();
+            let reason = err.map_or("it was unmounted".to_owned(), |err| err.to_string());
+            return Err(fuse(format!("the kernel and the file system did not agree: {reason}")));
+        }
+        let Some(mount) = mount else { return Ok(()) };
+        let dir = mount.dir().to_owned();
+        let (sender, stat) = oneshot::channel();
+        // A thread of its own: a stat of a mount that does not answer cannot be given up.
+        std::thread::spawn(move || {
+            use std::os::unix::fs::MetadataExt;
+            let device = std::fs::metadata(dir).map(|found| DeviceNumber::from_stat(found.dev()));
+            let _ = sender.send(device);
+        });
+        tokio::select! {
+            _ = session.ended() => Err(fuse("it was unmounted before it was ready".to_owned())),
+            answer = stat => match answer {
+                Ok(Ok(device)) if device == mount.device() => Ok(()),
+                Ok(Ok(_)) => Err(fuse("another file system was mounted over it".to_owned())),
+                Ok(Err(err)) => Err(fuse(format!("the new mount answers with an error: {err}"))),
+                Err(_) => Err(fuse("the new mount could not be asked".to_owned())),
+            },
+        }
+    };
+    tokio::time::timeout(ANSWER_TIMEOUT, probe).await.unwrap_or_else(|_| {
+        Err(fuse(format!("the new mount gave no answer for {} s", ANSWER_TIMEOUT.as_secs())))
+    })
+}

@@ -1,0 +1,83 @@
+//! Documents that say what the program says.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use s3mount::StartErrorKind;
+
+const CONFIGURATION: &str = include_str!("../docs/CONFIGURATION.md");
+
+/// docs/CONFIGURATION.md has each option of `--help`, no other, with its default.
+#[test]
+fn the_options_are_documented() {
+    let documented = documented_options(CONFIGURATION);
+    let mut offered = offered_options(&help());
+    offered.retain(|option, _| option != "--help" && option != "--version");
+    assert!(offered.len() > 20, "{offered:?}");
+    let names = |options: &BTreeMap<String, String>| options.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&documented), names(&offered));
+    for (option, default) in &offered {
+        // What clap knows as a value stands as it is; what is explained is explained in both.
+        if !default.contains(' ') && !default.is_empty() {
+            assert!(documented[option].contains(default), "{option}: {}", documented[option]);
+        }
+    }
+}
+
+/// Each kind of failure stands in docs/CONFIGURATION.md with its exit code and its word, and in
+/// `--help`.
+#[test]
+fn the_exit_codes_are_documented() {
+    use StartErrorKind as Kind;
+    let help = help().split_whitespace().collect::<Vec<_>>().join(" ");
+    for kind in [
+        Kind::Other,
+        Kind::Usage,
+        Kind::NoCredentials,
+        Kind::Denied,
+        Kind::NotFound,
+        Kind::Network,
+        Kind::MountPoint,
+        Kind::Fuse,
+    ] {
+        let row = format!("\n| {} | `{}` |", kind.exit_code(), kind.name());
+        assert!(CONFIGURATION.contains(&row), "{row}");
+        assert!(help.contains(&format!(" {} ", kind.exit_code())), "{kind:?}");
+    }
+}
+
+fn help() -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_s3mount")).arg("--help").output();
+    String::from_utf8(output.expect("the binary starts").stdout).expect("text")
+}
+
+/// Long options of the page, with what it says of the default.
+fn offered_options(help: &str) -> BTreeMap<String, String> {
+    let mut options = BTreeMap::new();
+    let mut name = None;
+    for line in help.lines() {
+        let trimmed = line.trim_start();
+        let long = trimmed.split([' ', ',']).find(|word| word.starts_with("--"));
+        if let Some(long) = long.filter(|_| trimmed.starts_with('-')) {
+            options.insert(long.to_owned(), String::new());
+            name = Some(long.to_owned());
+        } else if let (Some((_, rest)), Some(name)) = (trimmed.split_once("[default: "), &name) {
+            // An explanation goes on in the next line.
+            if let Some((default, _)) = rest.split_once(']') {
+                options.insert(name.clone(), default.to_owned());
+            }
+        }
+    }
+    options
+}
+
+/// Long options in the first cells of the tables, with their second cells.
+fn documented_options(text: &str) -> BTreeMap<String, String> {
+    let mut options = BTreeMap::new();
+    for row in text.lines().filter(|line| line.starts_with("| `-")) {
+        let cells: Vec<&str> = row.split('|').collect();
+        let words = cells[1].split(['`', ' ', ',']).filter(|word| word.starts_with("--"));
+        options.extend(words.map(|word| (word.to_owned(), cells[2].to_owned())));
+    }
+    options
+}
