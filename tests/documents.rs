@@ -5,6 +5,10 @@ use std::process::Command;
 
 use s3mount::StartErrorKind;
 
+#[expect(dead_code, reason = "its main is the example's")]
+#[path = "../docs/man.rs"]
+mod man;
+
 const CONFIGURATION: &str = include_str!("../docs/CONFIGURATION.md");
 
 /// docs/CONFIGURATION.md has each option of `--help`, no other, with its default.
@@ -44,6 +48,14 @@ fn the_exit_codes_are_documented() {
         assert!(CONFIGURATION.contains(&row), "{row}");
         assert!(help.contains(&format!(" {} ", kind.exit_code())), "{kind:?}");
     }
+}
+
+/// docs/s3mount.1 is what docs/man.rs makes of the options today.
+#[test]
+fn the_manual_page_is_current() {
+    let current = man::page().unwrap();
+    let kept = include_bytes!("../docs/s3mount.1");
+    assert!(kept[..] == current[..], "run: cargo run --example man > docs/s3mount.1");
 }
 
 fn help() -> String {
