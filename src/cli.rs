@@ -74,8 +74,8 @@ pub struct Args {
     #[arg(long, value_name = "URL", help_heading = BUCKET)]
     pub endpoint_url: Option<String>,
 
-    /// Put the bucket into the path of the URL instead of the host name [default: only where the
-    /// endpoint is an IP address or localhost].
+    /// Put the bucket into the path of the URL instead of the host name [default: with an endpoint
+    /// that is not one of AWS].
     #[arg(long, help_heading = BUCKET)]
     pub force_path_style: bool,
 

@@ -36,7 +36,7 @@ pub struct BucketConfig {
     pub region: Option<String>,
     pub profile: Option<String>,
     pub endpoint_url: Option<String>,
-    /// Path style: asked for, or the endpoint is an IP address or localhost.
+    /// Path style: asked for, or the endpoint is not one of AWS.
     pub force_path_style: bool,
     pub sign_requests: bool,
     pub requester_pays: bool,

@@ -51,7 +51,7 @@ fn bucket_config(
         return Err(invalid("--force-path-style", "true", reason));
     }
     let force_path_style = args.force_path_style
-        || !is_arn && endpoint_url.as_deref().is_some_and(endpoint::needs_path_style);
+        || !is_arn && endpoint_url.as_deref().is_some_and(endpoint::takes_path_style);
     Ok(BucketConfig {
         bucket,
         prefix: join_prefixes(prefix, args)?,
@@ -269,7 +269,7 @@ mod tests {
         assert!(bucket.force_path_style, "an IP address");
         let bucket = config_in(&environment, "myfiles /m --endpoint-url https://h").unwrap().bucket;
         assert_eq!(bucket.endpoint_url.as_deref(), Some("https://h"));
-        assert!(!bucket.force_path_style);
+        assert!(bucket.force_path_style, "not AWS");
     }
 
     #[test]

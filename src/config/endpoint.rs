@@ -1,14 +1,20 @@
 //! The address of an S3 server that is not AWS.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
-/// Whether the bucket can only stand in the path: no name goes before an IP address, and
-/// `bucket.localhost` does not resolve everywhere.
-pub fn needs_path_style(endpoint_url: &str) -> bool {
+/// Whether the bucket goes into the path rather than before the host name: everywhere but on AWS, as
+/// the AWS command line does. Most other servers have a host name for each bucket only after
+/// somebody has set that up, in them and in the DNS.
+pub fn takes_path_style(endpoint_url: &str) -> bool {
     parse_host(endpoint_url).is_ok_and(|host| {
-        host == "localhost" || host.parse::<Ipv4Addr>().is_ok() || host.starts_with('[')
+        !AWS_DOMAINS.iter().any(|domain| {
+            host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        })
     })
 }
+
+/// The domains of AWS, in all its partitions.
+const AWS_DOMAINS: [&str; 3] = ["amazonaws.com", "amazonaws.com.cn", "api.aws"];
 
 /// Checks `http://HOST[:PORT][/PATH]` and gives the host.
 pub fn parse_host(endpoint_url: &str) -> Result<String, String> {
@@ -49,18 +55,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_or_localhost_needs_path_style() {
-        for (url, needs) in [
+    fn the_bucket_goes_into_the_path_but_on_aws() {
+        for (url, path) in [
             ("http://127.0.0.1:9000", true),
-            ("http://localhost", true),
             ("http://LOCALHOST:1/", true),
             ("https://[::1]:9000", true),
-            ("https://s3.example.com", false),
-            ("http://minio:9000", false),
-            ("http://x.localhost:1", false),
+            ("https://s3.example.com", true),
+            ("http://minio:9000", true),
+            ("https://notamazonaws.com", true),
+            ("https://s3.eu-west-1.amazonaws.com", false),
+            ("https://S3.cn-north-1.amazonaws.com.cn:443", false),
+            ("https://bucket.vpce-1a2b.s3.us-east-1.vpce.amazonaws.com", false),
         ] {
             assert!(parse_host(url).is_ok(), "{url}");
-            assert_eq!(needs_path_style(url), needs, "{url}");
+            assert_eq!(takes_path_style(url), path, "{url}");
         }
     }
 

@@ -30,7 +30,7 @@ use rustls::pki_types::pem::PemObject;
 
 use super::errors::no_credentials;
 use crate::config::BucketConfig;
-use crate::config::endpoint::needs_path_style;
+use crate::config::endpoint::takes_path_style;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::store::credentials::{BuildChain, CredentialFiles, ReloadingCredentials};
 
@@ -97,7 +97,7 @@ pub(super) async fn assemble(
     let builder = Builder::from(&sdk)
         .http_client(http_client(tls))
         .force_path_style(
-            config.force_path_style || endpoint_url.as_deref().is_some_and(needs_path_style),
+            config.force_path_style || endpoint_url.as_deref().is_some_and(takes_path_style),
         )
         .use_arn_region(true)
         .interceptor(Lenient);
@@ -284,20 +284,6 @@ impl Intercept for Lenient {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_endpoint_by_address_or_localhost_is_path_style() {
-        for (url, local) in [
-            ("http://127.0.0.1:9000", true),
-            ("https://localhost/x", true),
-            ("http://[::1]:9000", true),
-            ("http://10.0.0.1", true),
-            ("https://minio.example.com:9000", false),
-            ("https://s3.eu-west-1.amazonaws.com", false),
-        ] {
-            assert_eq!(needs_path_style(url), local, "{url}");
-        }
-    }
 
     #[test]
     fn a_bundle_keeps_what_can_be_used() {
