@@ -6,6 +6,7 @@ mod support;
 mod changes;
 mod faults;
 mod files;
+mod hostile;
 mod layers;
 mod lifecycle;
 mod listings;
