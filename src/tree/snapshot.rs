@@ -303,8 +303,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn pages_without_news_come_to_an_end() {
         for keys in [&[][..], &["p/a", "p/b"], &["p/b", "p/a"]] {
-            let (n, _, err) =
-                push_until_it_fails(|at| page(keys, Some(&format!("token {at}"))));
+            let (n, _, err) = push_until_it_fails(|at| page(keys, Some(&format!("token {at}"))));
             assert!((IDLE_PAGES_MAX..IDLE_PAGES_MAX + 5).contains(&n), "{keys:?}: {n} {err}");
         }
     }

@@ -93,6 +93,11 @@ impl Answer {
         Self::new("200 OK", "Content-Type: application/xml\r\n", body)
     }
 
+    /// Followed by `bytes`, which belong to no answer.
+    pub(crate) fn append(self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.then(std::iter::once(Piece::Bytes(bytes.into())))
+    }
+
     /// Followed by `chunk` for ever.
     pub(crate) fn endless(self, chunk: impl Into<Vec<u8>>) -> Self {
         let chunk: Vec<u8> = chunk.into();
@@ -263,7 +268,11 @@ impl Shared {
         }
         let Some(bytes) = self.objects.get(request.key()) else {
             let error = "<Error><Code>NoSuchKey</Code><Message>no such key</Message></Error>";
-            return Answer::new("404 Not Found", "", if request.method == "HEAD" { "" } else { error });
+            return Answer::new(
+                "404 Not Found",
+                "",
+                if request.method == "HEAD" { "" } else { error },
+            );
         };
         if request.method == "HEAD" {
             let head = format!(
@@ -277,10 +286,8 @@ impl Shared {
             None => Answer::new("200 OK", OBJECT_HEADERS, bytes),
             Some(range) => {
                 let (start, end) = (range.start, range.end.min(whole));
-                let headers = format!(
-                    "{OBJECT_HEADERS}Content-Range: bytes {start}-{}/{whole}\r\n",
-                    end - 1
-                );
+                let headers =
+                    format!("{OBJECT_HEADERS}Content-Range: bytes {start}-{}/{whole}\r\n", end - 1);
                 let part = start as usize..end as usize;
                 Answer::new("206 Partial Content", &headers, &bytes[part])
             }

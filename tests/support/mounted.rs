@@ -120,9 +120,7 @@ pub(crate) fn command(simulator: &Simulator) -> Command {
 }
 
 /// The binary, with `environment` and nothing of this user's own configuration.
-pub(crate) fn command_with<const N: usize>(
-    environment: [(&'static str, String); N],
-) -> Command {
+pub(crate) fn command_with<const N: usize>(environment: [(&'static str, String); N]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_s3mount"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
         command.env_remove(name);

@@ -171,7 +171,8 @@ impl Document {
                 object.size = size.ok_or(Unreadable::Wrong("an entry's Size is no size"))?;
             }
             (Element::LastModified, Some(object)) => {
-                object.modified = seconds(text.trim()).ok_or_else(|| format!("{text:?} is no date"))?;
+                object.modified =
+                    seconds(text.trim()).ok_or_else(|| format!("{text:?} is no date"))?;
             }
             _ => {}
         }
@@ -240,9 +241,8 @@ impl Path {
 
 /// The text was taken for UTF-8 whatever it declares, and must not mean something else.
 fn check_encoding(declaration: &BytesDecl<'_>) -> Result<(), Unreadable> {
-    let utf8 = |name: &[u8]| {
-        name.eq_ignore_ascii_case(b"utf-8") || name.eq_ignore_ascii_case(b"us-ascii")
-    };
+    let utf8 =
+        |name: &[u8]| name.eq_ignore_ascii_case(b"utf-8") || name.eq_ignore_ascii_case(b"us-ascii");
     match declaration.encoding() {
         None => Ok(()),
         Some(Ok(name)) if utf8(&name) => Ok(()),

@@ -103,7 +103,9 @@ impl Operation<'_> {
         let region = header("x-amz-bucket-region")
             .and_then(region_name)
             .or_else(|| tag(body, "Region").as_deref().and_then(region_name))
-            .or_else(|| header("location").and_then(region_of_url).as_deref().and_then(region_name));
+            .or_else(|| {
+                header("location").and_then(region_of_url).as_deref().and_then(region_name)
+            });
         let kind = match header("x-amz-delete-marker") {
             // A version that is a delete marker gives 404, or 405 when it is asked for by its id.
             Some("true") => StoreErrorKind::NotFound,

@@ -205,7 +205,8 @@ mod tests {
             assert_eq!(region_name(good).as_deref(), Some(good));
         }
         let long = "a".repeat(64);
-        for bad in ["", "a.b", "evil.example/", "a\nb", "../x", "a@b", "a:1", "-a", "\u{e4}", &long] {
+        for bad in ["", "a.b", "evil.example/", "a\nb", "../x", "a@b", "a:1", "-a", "\u{e4}", &long]
+        {
             assert_eq!(region_name(bad), None, "{bad:?}");
         }
     }
