@@ -7,6 +7,7 @@ mod changes;
 mod faults;
 mod files;
 mod hostile;
+mod hostile_reads;
 mod layers;
 mod lifecycle;
 mod listings;

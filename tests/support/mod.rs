@@ -8,3 +8,5 @@ pub(crate) mod hostile;
 pub(crate) mod mounted;
 pub(crate) mod pictures;
 pub(crate) mod simulator;
+#[cfg(test)]
+pub(crate) mod stage;
