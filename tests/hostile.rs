@@ -9,7 +9,7 @@ use crate::support::hostile::{Answer, OBJECT_HEADERS, Piece, Request, contents, 
 use crate::support::mounted::{sleep, wait_until};
 use crate::support::stage::{MIB, OPEN_END, Stage, case_of, names, row, words};
 
-/// Pages without end, or of a size that no honest page has.
+/// A page of a listing that has no end is EIO after 8 MiB.
 #[test]
 fn a_page_is_bounded_in_bytes_and_entries() {
     let endless = |start: &str, again: &str| {
@@ -48,7 +48,8 @@ fn a_page_is_bounded_in_bytes_and_entries() {
     }
 }
 
-/// Pages whose XML is none that S3 writes.
+/// A page that S3 could not have written is EIO: more entries than were asked for, a document type,
+/// another encoding than UTF-8, a size that no file has.
 #[test]
 fn a_page_that_is_not_plain_xml_is_an_error() {
     let many: String = (0..5000).map(|index| contents(&format!("many/{index}"), 1)).collect();
@@ -108,7 +109,7 @@ fn a_page_that_is_not_plain_xml_is_an_error() {
     }
 }
 
-/// Pages that break off, and lengths that lie: asked again for 15 s, as after any broken answer.
+/// A page that breaks off is asked for again, for 15 s, and then EIO, never a shorter directory.
 #[test]
 fn a_page_that_is_not_whole_is_never_shown() {
     let xml = page(&["cut/a", "cut/b"], &[], "");
@@ -151,7 +152,8 @@ fn numbered(request: &Request) -> u64 {
     token.and_then(|token| token.strip_prefix('t')?.parse().ok()).unwrap_or(0)
 }
 
-/// Listings that never end, or that say of the same page that it goes on.
+/// A listing that gives a token again, or nothing new on 1,000 pages, or a key that was not asked
+/// for, is EIO, never a loop and never a part shown as the whole.
 #[test]
 fn a_listing_comes_to_an_end() {
     let cases = words(
@@ -170,7 +172,7 @@ fn a_listing_comes_to_an_end() {
             "same-keys" => page(&[&key("a"), &key("b")], &[&key("c/")], &next),
             "empty" => page(&[], &[], &next),
             // Two keys for ever, the further one first.
-            "backward" => page(&[&key(if at % 2 == 0 { "b" } else { "a" })], &[], &next),
+            "backward" => page(&[&key(if at.is_multiple_of(2) { "b" } else { "a" })], &[], &next),
             // A server without a delimiter, which tells of one directory for ever.
             "own-first" => page(&[], &[&key("d/")], &next),
             "outside" => page(&[&key("a"), "good/x"], &[], ""),
@@ -192,7 +194,8 @@ fn a_listing_comes_to_an_end() {
     }
 }
 
-/// A listing of ever new keys is what a huge directory looks like; it ends where memory does.
+/// A listing of ever new names is what a huge directory looks like: it is given up when it takes four
+/// times `--memory`.
 #[test]
 fn a_listing_without_end_is_given_up() {
     let cases = words("forward backwards");
@@ -231,8 +234,8 @@ fn a_listing_without_end_is_given_up() {
     }
 }
 
-/// An honest server may list in any order, on pages that overlap, with empty ones between: each key
-/// is shown once.
+/// A server may list in any order, on pages that overlap and with empty ones between: each name is
+/// shown once.
 #[test]
 fn an_honest_server_without_order_is_read_to_its_end() {
     let cases = words("any last contradiction");
@@ -267,7 +270,7 @@ fn an_honest_server_without_order_is_read_to_its_end() {
     }
 }
 
-/// Heads that are larger than any, or none.
+/// An answer whose head is too large, or none, is an error.
 #[test]
 fn the_head_of_an_answer_is_bounded() {
     let cases = words("header headers status chunked-trailer controls bad-name interim");
@@ -314,7 +317,7 @@ fn the_head_of_an_answer_is_bounded() {
     assert!(wait_until(is_quiet), "nobody listens on to what was given up");
 }
 
-/// Answers that come byte by byte end by the deadlines of requests and bodies.
+/// An answer that comes byte by byte ends as one that does not come: with ETIMEDOUT.
 #[test]
 fn nothing_drips_for_ever() {
     let cases = words("head page error");

@@ -8,7 +8,9 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use crate::support::hostile::{Answer, BUCKET, Hostile, OBJECT_HEADERS, Piece, Request, contents};
+use crate::support::hostile::{
+    Answer, BUCKET, Hostile, OBJECT_HEADERS, Piece, Request, contents, filled,
+};
 use crate::support::mounted::{Mounted, command_with};
 use crate::support::stage::{OPEN_END, Stage, case_of, names, words};
 
@@ -25,10 +27,11 @@ fn part(range: &Range<u64>, size: impl Display, etag: &str) -> Answer {
          Content-Range: bytes {start}-{}/{size}\r\n",
         end - 1
     );
-    Answer::new("206 Partial Content", &headers, vec![b'x'; (end - start) as usize])
+    Answer::new("206 Partial Content", &headers, filled(end - start))
 }
 
-/// Answers to a GET of a whole small object, which has no Range.
+/// An answer to a read that is not the one that was asked for is EIO: another status, a length that
+/// does not fit, an ETag that could not be sent back.
 #[test]
 fn a_whole_object_is_what_its_answer_says_or_an_error() {
     let cases = words(
@@ -121,7 +124,7 @@ fn a_whole_object_is_what_its_answer_says_or_an_error() {
     }
 }
 
-/// Answers to a HEAD, which a lookup in an unknown directory sends.
+/// An answer to a lookup that does not say what the object is, is EIO and never a missing file.
 #[test]
 fn the_head_of_an_object_is_what_its_answer_says_or_an_error() {
     let cases = words("204 206 no-length length-negative etag-2KB");
@@ -152,7 +155,7 @@ fn the_head_of_an_object_is_what_its_answer_says_or_an_error() {
     }
 }
 
-/// Answers to a GET of a range.
+/// A part of an object is the one that was asked for, of the version that was opened, or an error.
 #[test]
 fn a_part_is_the_one_that_was_asked_for_or_an_error() {
     const SIZE: u64 = 3 << 20;
@@ -162,7 +165,7 @@ fn a_part_is_the_one_that_was_asked_for_or_an_error() {
          late-304 growing",
     );
     let keys: Vec<String> = cases.iter().map(|case| format!("get/{case}")).collect();
-    let content = vec![b'x'; SIZE as usize];
+    let content = filled(SIZE);
     let mut objects: Vec<(&str, &[u8])> =
         keys.iter().map(|key| (key.as_str(), content.as_slice())).collect();
     objects.push(("good/f", b"good"));
@@ -173,7 +176,7 @@ fn a_part_is_the_one_that_was_asked_for_or_an_error() {
         let length = end - start;
         let with = |content_range: &str, length: u64| {
             let headers = format!("{OBJECT_HEADERS}Content-Range: {content_range}\r\n");
-            Some(Answer::new("206 Partial Content", &headers, vec![b'x'; length as usize]))
+            Some(Answer::new("206 Partial Content", &headers, filled(length)))
         };
         let multipart = || {
             let headers =
@@ -190,11 +193,7 @@ fn a_part_is_the_one_that_was_asked_for_or_an_error() {
             }
             "size-unknown" => with(&format!("bytes {start}-{}/*", end - 1), length),
             "backwards" => with(&format!("bytes {end}-{start}/{SIZE}"), length),
-            "no-range" => Some(Answer::new(
-                "206 Partial Content",
-                OBJECT_HEADERS,
-                vec![b'x'; length as usize],
-            )),
+            "no-range" => Some(Answer::new("206 Partial Content", OBJECT_HEADERS, filled(length))),
             "multipart" => multipart(),
             "endless" => {
                 let head = format!(
@@ -206,16 +205,12 @@ fn a_part_is_the_one_that_was_asked_for_or_an_error() {
             }
             "longer" => with(&format!("bytes {start}-{}/{SIZE}", end - 1), length + 1),
             // Legal, and read no further than was asked.
-            "whole" if !late => {
-                Some(Answer::new("200 OK", OBJECT_HEADERS, vec![b'x'; SIZE as usize]))
-            }
+            "whole" if !late => Some(Answer::new("200 OK", OBJECT_HEADERS, filled(SIZE))),
             "late-start" if late => with(&format!("bytes {}-{end}/{SIZE}", start + 1), length),
             "late-etag" if late => Some(part(&range, SIZE, "\"other\"")),
             "late-size" if late => Some(part(&range, SIZE + 1, "\"e\"")),
             "late-multipart" if late => multipart(),
-            "late-whole" if late => {
-                Some(Answer::new("200 OK", OBJECT_HEADERS, vec![b'x'; SIZE as usize]))
-            }
+            "late-whole" if late => Some(Answer::new("200 OK", OBJECT_HEADERS, filled(SIZE))),
             "late-304" if late => Some(Answer::raw("HTTP/1.1 304 Not Modified\r\n\r\n")),
             // Another object each time.
             "growing" => {
@@ -262,7 +257,8 @@ fn a_part_is_the_one_that_was_asked_for_or_an_error() {
     }
 }
 
-/// Redirects are never followed, and a region is never more than a label of a host name.
+/// A redirect is never followed, and a region that the server names is used only where it can be the
+/// name of one.
 #[test]
 fn nobody_is_sent_elsewhere() {
     let elsewhere = Hostile::start(&[], |_| None);
@@ -330,7 +326,8 @@ fn assert_plain(text: &str) {
     }
 }
 
-/// Keys and the words of errors go into no log as they are, at any level.
+/// Names are shown as they are in the bucket, control characters and all, but no log holds such a
+/// character, at any level.
 #[test]
 fn a_log_holds_no_command_for_a_terminal() {
     // As S3 writes them with `encoding-type=url`.
@@ -373,7 +370,9 @@ fn a_log_holds_no_command_for_a_terminal() {
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("log");
     let options = ["--log-level", "trace", "--log-file", log.to_str().unwrap()];
-    let mounted = Mounted::start(command_with(server.environment()), BUCKET, &options);
+    let mut program = command_with(server.environment());
+    program.env("AWS_SESSION_TOKEN", "hostile-token");
+    let mounted = Mounted::start(program, BUCKET, &options);
     let mut shown = names(&mounted.join("d")).unwrap();
     shown.retain(|name| !name.is_ascii() || name.contains(char::is_control));
     let expected = [
@@ -402,51 +401,39 @@ fn a_log_holds_no_command_for_a_terminal() {
     let forged =
         text.lines().find(|line| !line.starts_with("20") || line.starts_with("2026-01-01"));
     assert_eq!(forged, None, "each line is one of ours");
-    assert!(!text.contains("hostile-secret"), "nor is the secret key in it");
+    for secret in ["hostile-secret", "hostile-token"] {
+        assert!(!text.contains(secret), "nor is {secret} in it");
+    }
 }
 
-/// Nor is the sentence of a start that fails.
+/// The sentence of a start that fails is one line without control characters, whatever the server
+/// said.
 #[test]
 fn a_failed_start_says_it_plainly() {
-    let words = "\u{1b}]0;title\u{7}\u{9b}31m\u{202e}\nforged: line";
-    let answers: [(&str, Box<dyn Fn() -> Answer + Send + Sync>); 4] = [
-        (
-            "403 Forbidden",
-            Box::new(move || {
-                let body =
-                    format!("<Error><Code>A{words}</Code><Message>{words}</Message></Error>");
-                Answer::new("403 Forbidden", "", body)
-            }),
-        ),
-        (
-            "400 Bad Request",
-            Box::new(move || {
-                let body = format!("<Error><Code>Odd</Code><Message>{words}</Message></Error>");
-                Answer::new("400 Bad Request", "", body)
-            }),
-        ),
-        (
-            "endless error",
-            Box::new(|| {
-                Answer::raw("HTTP/1.1 403 Forbidden\r\n\r\n<Error><Code>X</Code><Message>")
-                    .endless("m".repeat(64 << 10))
-            }),
-        ),
-        (
-            "endless page",
-            Box::new(|| {
-                Answer::raw(format!("{OPEN_END}<ListBucketResult>")).endless("m".repeat(64 << 10))
-            }),
-        ),
-    ];
-    for (case, make) in answers {
-        let server = Hostile::start(&[], move |_| Some(make()));
+    // Of those a document of XML can hold.
+    let words = "&#27;]0;title\u{9b}31m\u{202e}&#10;forged: line";
+    let answer = move |case: &str| match case {
+        "denied" => {
+            let body = format!("<Error><Code>A{words}</Code><Message>{words}</Message></Error>");
+            Answer::new("403 Forbidden", "", body)
+        }
+        "odd" => {
+            let body = format!("<Error><Code>Odd</Code><Message>{words}</Message></Error>");
+            Answer::new("400 Bad Request", "", body)
+        }
+        "endless-error" => {
+            Answer::raw("HTTP/1.1 403 Forbidden\r\n\r\n<Error><Code>X</Code><Message>")
+                .endless("m".repeat(64 << 10))
+        }
+        _ => Answer::raw(format!("{OPEN_END}<ListBucketResult>")).endless("m".repeat(64 << 10)),
+    };
+    for (case, code) in [("denied", 4), ("odd", 6), ("endless-error", 4), ("endless-page", 6)] {
+        let server = Hostile::start(&[], move |_| Some(answer(case)));
         let directory = tempfile::tempdir().unwrap();
         let start = Instant::now();
         let output =
             command_with(server.environment()).arg(BUCKET).arg(directory.path()).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
-        let code = if case.contains("page") || case.starts_with("400") { 6 } else { 4 };
         assert_eq!(output.status.code(), Some(code), "{case}: {said}");
         assert_plain(&said);
         assert_eq!(said.lines().count(), 1, "{case}: {said}");

@@ -145,6 +145,11 @@ pub(crate) fn contents(key: &str, size: usize) -> String {
     )
 }
 
+/// Content of this length.
+pub(crate) fn filled(length: u64) -> Vec<u8> {
+    vec![b'x'; usize::try_from(length).expect("it is in memory")]
+}
+
 /// What a GET of an honest server says beside the length.
 pub(crate) const OBJECT_HEADERS: &str =
     "ETag: \"e\"\r\nLast-Modified: Mon, 01 Jan 2024 00:00:00 GMT\r\n";
@@ -288,8 +293,8 @@ impl Shared {
                 let (start, end) = (range.start, range.end.min(whole));
                 let headers =
                     format!("{OBJECT_HEADERS}Content-Range: bytes {start}-{}/{whole}\r\n", end - 1);
-                let part = start as usize..end as usize;
-                Answer::new("206 Partial Content", &headers, &bytes[part])
+                let at = |offset| usize::try_from(offset).expect("it is in memory");
+                Answer::new("206 Partial Content", &headers, &bytes[at(start)..at(end)])
             }
         }
     }
