@@ -284,7 +284,7 @@ fn raw_order(a: Raw<'_>, b: Raw<'_>) -> Ordering {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use proptest::prelude::*;
 
@@ -458,6 +458,30 @@ mod tests {
                 names.sort();
             }
             prop_assert_eq!(shown, names);
+        }
+
+        #[test]
+        fn whatever_pages_come_each_name_comes_once(
+            pages_of in prop::collection::vec(
+                prop::collection::vec("[ab]{1,2}[./]?", 0..6), 1..8,
+            ),
+            known in any::<bool>(),
+        ) {
+            let mut assembly = Assembly::new("p/", known);
+            let (mut shown, mut expected) = (Vec::<String>::new(), BTreeSet::new());
+            let n_pages = pages_of.len();
+            for (index, entries) in pages_of.into_iter().enumerate() {
+                expected.extend(entries.iter().map(|entry| entry.trim_end_matches('/').to_owned()));
+                let mut page = pages(&entries, entries.len().max(1)).remove(0);
+                page.continuation = (index + 1 < n_pages).then(|| index.to_string());
+                let given = shown.clone();
+                let gain =
+                    assembly.push(page, Instant::now(), |name| given.iter().any(|it| it == name));
+                shown.extend(gain.items.into_iter().map(|item| item.name));
+            }
+            let unique: BTreeSet<_> = shown.iter().cloned().collect();
+            prop_assert_eq!(unique.len(), shown.len(), "{:?}", shown);
+            prop_assert_eq!(unique, expected);
         }
 
         #[test]

@@ -389,6 +389,61 @@ mod tests {
         assert_eq!(Document::parse(b"<ListBucketResult/>").unwrap(), Document::default());
         let twice = b"<ListBucketResult/><ListBucketResult/>";
         assert!(Document::parse(twice).is_err());
+        assert!(Document::parse(b"<ListBucketResult/>more").is_err());
+        assert!(Document::parse(b"<ListBucketResult/>\n ").is_ok());
+    }
+
+    #[track_caller]
+    fn check_wrong(xml: impl AsRef<[u8]>) {
+        let parsed = Document::parse(xml.as_ref());
+        assert!(matches!(parsed, Err(Unreadable::Wrong(_))), "{parsed:?}");
+    }
+
+    /// `inside` as the content of a listing.
+    fn listing(inside: &str) -> String {
+        format!("<ListBucketResult>{inside}</ListBucketResult>")
+    }
+
+    #[test]
+    fn what_s3_could_not_have_written_is_not_asked_for_again() {
+        check_wrong(format!("<!DOCTYPE a>{}", listing("")));
+        check_wrong(format!("<?xml version=\"1.0\" encoding=\"utf-16\"?>{}", listing("")));
+        check_wrong(listing("&xxe;"));
+        check_wrong(listing("&#0;"));
+        check_wrong(listing("<IsTruncated>yes</IsTruncated>"));
+        check_wrong(listing("<Contents><Size>-1</Size></Contents>"));
+        check_wrong(listing("<Contents><Size>9223372036854775808</Size></Contents>"));
+        check_wrong(listing(&"x".repeat(TEXT_BYTES_MAX + 1)));
+        check_wrong(listing(&"<a>".repeat(DEPTH_MAX)));
+        check_wrong(listing(&"<Contents></Contents>".repeat(ENTRIES_MAX + 1)));
+        check_wrong([b"<ListBucketResult>\xff".as_slice(), b"</ListBucketResult>"].concat());
+    }
+
+    #[test]
+    fn the_bounds_leave_room_for_the_largest_honest_page() {
+        let key = "%ff".repeat(1024);
+        let entry =
+            format!("<Contents><Key>{key}</Key><Size>9223372036854775807</Size></Contents>");
+        let page = listing(&entry.repeat(1000));
+        assert!(page.len() < PAGE_BYTES_MAX);
+        assert_eq!(Document::parse(page.as_bytes()).unwrap().objects.len(), 1000);
+        let quotes = "&quot;".repeat(1024);
+        assert!(
+            listing(&format!("<Contents><Key>{quotes}</Key></Contents>")).len() * 1000
+                < PAGE_BYTES_MAX
+        );
+    }
+
+    #[tokio::test]
+    async fn large_pages_are_read_one_at_a_time_and_all_in_the_end() {
+        let entry = format!("<Contents><Key>{}</Key></Contents>", "k".repeat(2000));
+        let page = listing(&entry.repeat(1000));
+        assert!(page.len() > PAGE_BYTES_USUAL);
+        let read = || Document::read(ByteStream::from(page.clone().into_bytes()));
+        let (a, b, c) = tokio::join!(read(), read(), read());
+        for document in [a, b, c] {
+            assert_eq!(document.unwrap().objects.len(), 1000);
+        }
     }
 
     #[test]
@@ -409,7 +464,14 @@ mod tests {
         #[test]
         fn no_document_makes_the_parser_panic(xml in "[<>/&;#a-zA-Z ]{0,60}") {
             let _ = Document::parse(xml.as_bytes());
-            let _ = Document::parse(format!("<ListBucketResult>{xml}</ListBucketResult>").as_bytes());
+            let _ = Document::parse(listing(&xml).as_bytes());
+        }
+
+        #[test]
+        fn no_bytes_make_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            let _ = Document::parse(&bytes);
+            let inside = [b"<ListBucketResult><Contents><Key>", &bytes[..]].concat();
+            prop_assert!(Document::parse(&inside).is_err(), "it is cut");
         }
     }
 }

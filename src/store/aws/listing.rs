@@ -104,6 +104,8 @@ fn decoded(text: &str, encoded: bool) -> Option<Cow<'_, str>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::document::Listed;
     use super::*;
 
@@ -190,6 +192,25 @@ mod tests {
             document.objects[0].etag = Some(tag.to_owned());
             let page = check(&ListRequest::directory(""), document);
             assert_eq!(page.objects[0].version.etag, None, "{tag:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_page_holds_its_keys_lie_below_the_prefix(
+            keys in prop::collection::vec("(p/)?[a./%0-9A-F+]{0,6}", 0..4),
+            prefixes in prop::collection::vec("(p/)?[a./%0-9A-F+]{0,6}/?", 0..4),
+            encoded in any::<bool>(),
+        ) {
+            let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+            let prefixes: Vec<_> = prefixes.iter().map(String::as_str).collect();
+            let document = list(&keys, &prefixes, encoded);
+            let request = ListRequest::directory("p/");
+            if let Ok(page) = page(&request, document, &AtomicBool::new(false)) {
+                prop_assert!(page.objects.iter().all(|object| object.key.starts_with("p/")));
+                let whole = |prefix: &String| prefix.starts_with("p/") && prefix.ends_with('/');
+                prop_assert!(page.prefixes.iter().all(whole));
+            }
         }
     }
 
