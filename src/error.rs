@@ -81,7 +81,9 @@ impl StoreError {
     /// As [`StoreError::new`], with what the server's answer said about itself.
     pub fn with_answer(kind: StoreErrorKind, message: impl Into<String>, answer: Answer) -> Self {
         let Answer { status, code, request_id, region } = answer;
-        let message = message.into();
+        // Here the words of a server enter: none of them leaves with what a terminal would obey.
+        let message = plain(&message.into());
+        let (code, request_id) = (code.map(|it| plain(&it)), request_id.map(|it| plain(&it)));
         Self { inner: Arc::new(Details { kind, message, status, code, request_id, region }) }
     }
 
@@ -143,6 +145,32 @@ impl fmt::Debug for StoreError {
 }
 
 impl std::error::Error for StoreError {}
+
+/// A key has 1,024 bytes, and is named once or twice beside what happened.
+const PLAIN_CHARS_MAX: usize = 4096;
+
+/// The words of others, for one line of a log or a terminal: cut, and with every character escaped
+/// that ends a line, moves the cursor, or turns the direction of the text (as in `\u{1b}`).
+pub fn plain(text: &str) -> String {
+    let mut line = String::with_capacity(text.len().min(PLAIN_CHARS_MAX));
+    for (n, character) in text.chars().enumerate() {
+        if n == PLAIN_CHARS_MAX {
+            line.push_str("...");
+            break;
+        }
+        match character {
+            '\n' | '\r' | '\t' => line.push(' '),
+            // Marks, embeddings, overrides and isolates (Unicode annex 9), separators of lines.
+            '\u{61c}'
+            | '\u{200e}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}' => line.extend(character.escape_unicode()),
+            _ if character.is_control() => line.extend(character.escape_unicode()),
+            _ => line.push(character),
+        }
+    }
+    line
+}
 
 /// Why a file system request failed.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -223,5 +251,42 @@ impl FsError {
     /// The errno that the kernel gets.
     pub fn errno(&self) -> i32 {
         self.verdict().0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_words_of_others_are_one_line_without_commands() {
+        assert_eq!(plain("a \u{1b}[31mred\u{7}\u{9b}2J"), "a \\u{1b}[31mred\\u{7}\\u{9b}2J");
+        assert_eq!(plain("one\r\ntwo\u{2028}"), "one  two\\u{2028}");
+        assert_eq!(plain("txt.\u{202e}exe"), "txt.\\u{202e}exe");
+        assert_eq!(plain("\u{e4} \"quoted\" \u{1f980}"), "\u{e4} \"quoted\" \u{1f980}");
+        assert_eq!(plain(&"x".repeat(10_000)).len(), PLAIN_CHARS_MAX + 3);
+    }
+
+    #[test]
+    fn what_a_server_said_of_itself_is_plain() {
+        let answer = Answer {
+            status: Some(403),
+            code: Some("Access\u{1b}[2JDenied".to_owned()),
+            request_id: Some("4\n2".to_owned()),
+            region: None,
+        };
+        let err = StoreError::with_answer(StoreErrorKind::Denied, "no\u{1b}", answer);
+        assert_eq!(err.to_string(), "no\\u{1b} (HTTP 403, Access\\u{1b}[2JDenied, request 4 2)");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_plain_is_a_control_character(text in any::<String>()) {
+            let line = plain(&text);
+            prop_assert!(!line.contains(char::is_control));
+            prop_assert_eq!(plain(&line), line, "plain text stays as it is");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Where the log goes: the terminal, a file, or the system's log.
 
 use std::ffi::CString;
+use std::fmt::Debug;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -8,14 +9,18 @@ use std::panic::PanicHookInfo;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use tracing::field::Field;
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Metadata};
+use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::{FormatFields, Writer, debug_fn};
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{LogConfig, LogTarget};
+use crate::error::plain;
 use crate::mount::sys;
 
 /// Starts logging for the whole process. Fails where the log file cannot be opened.
@@ -30,22 +35,37 @@ pub fn start(config: &LogConfig) -> io::Result<()> {
         LogTarget::Terminal => {
             let is_terminal = io::stderr().is_terminal();
             let layer = fmt::layer().with_target(false).with_ansi(is_terminal);
+            let layer = layer.fmt_fields(plain_fields());
             registry.with(layer.with_writer(io::stderr)).init();
         }
         LogTarget::File(path) => {
             let file = open(path)?;
             let layer = fmt::layer().with_target(false).with_ansi(false);
+            let layer = layer.fmt_fields(plain_fields());
             registry.with(layer.with_writer(Arc::new(file))).init();
         }
         LogTarget::System => {
             // The system's log has its own times and levels.
             let layer = fmt::layer().with_target(false).with_ansi(false);
-            let layer = layer.without_time().with_level(false);
+            let layer = layer.without_time().with_level(false).fmt_fields(plain_fields());
             registry.with(layer.with_writer(SystemLog)).init();
         }
     }
     log_panics(config.target == LogTarget::Terminal);
     Ok(())
+}
+
+/// One event is one line, and no word of a server or key of a bucket commands the terminal that shows
+/// it. Here and not at each event, so that none is forgotten, the libraries' own included.
+fn plain_fields() -> impl for<'w> FormatFields<'w> + Send + Sync + 'static {
+    let write = |writer: &mut Writer<'_>, field: &Field, value: &dyn Debug| {
+        let text = plain(&format!("{value:?}"));
+        match field.name() {
+            "message" => write!(writer, "{text}"),
+            name => write!(writer, "{name}={text}"),
+        }
+    };
+    debug_fn(write).delimited(" ")
 }
 
 /// Keys of objects may be in it: it is for its owner and group.

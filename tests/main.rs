@@ -7,6 +7,8 @@ mod changes;
 mod documents;
 mod faults;
 mod files;
+mod hostile;
+mod hostile_reads;
 mod layers;
 mod lifecycle;
 mod listings;

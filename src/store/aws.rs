@@ -6,6 +6,7 @@ mod answer;
 mod connect;
 mod document;
 mod errors;
+mod guard;
 mod listing;
 #[cfg(test)]
 mod tests;
@@ -21,7 +22,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
 
 use self::answer::{ExactBody, condition_kept, extent, if_match};
-use self::document::{Document, TakeBody};
+use self::document::{Document, TakeBody, Unreadable};
 use self::errors::{Operation, transport};
 use super::credentials::{CredentialFiles, ReloadingCredentials};
 use super::{Condition, GetAnswer, GetRequest, Head, ListPage, ListRequest, ObjectStore};
@@ -181,14 +182,19 @@ impl AwsStore {
         let listing = listing.customize().interceptor(body.clone());
         listing.send().await.map_err(|err| failure(move |o| o.sdk_error(&err)))?;
         let body = body.taken().ok_or_else(|| broken_rule("the answer has no body"))?;
-        let body = body.collect().await.map_err(|err| {
-            let what = format!("the listing broke off ({})", transport(&err));
-            failure(move |o| o.failed(StoreErrorKind::Unreachable, &what))
-        })?;
-        // Cut on its way, or not from S3 at all; only another try can tell.
-        let document = Document::parse(&body.into_bytes()).map_err(|what| {
-            let what = format!("the listing can not be read: {what}");
-            failure(move |o| o.failed(StoreErrorKind::Unreachable, &what))
+        let document = Document::read(body).await.map_err(|err| {
+            failure(move |o| match err {
+                Unreadable::BrokenOff(err) => {
+                    let what = format!("the listing broke off ({})", transport(&err));
+                    o.failed(StoreErrorKind::Unreachable, &what)
+                }
+                // Cut on its way, or not from S3 at all; only another try can tell.
+                Unreadable::IllFormed(what) => {
+                    let what = format!("the listing can not be read: {what}");
+                    o.failed(StoreErrorKind::Unreachable, &what)
+                }
+                Unreadable::Wrong(what) => o.broken_rule(what),
+            })
         })?;
         listing::page(request, document, &self.warned).map_err(broken_rule)
     }
@@ -287,7 +293,11 @@ fn head(
 ) -> Head {
     let modified = modified.map_or(0, aws_sdk_s3::primitives::DateTime::secs);
     Head {
-        version: Version { etag: etag.map(ETag::new), size, modified },
+        version: Version {
+            etag: etag.filter(|tag| !tag.is_empty()).map(ETag::new),
+            size,
+            modified,
+        },
         // What S3 answers where versioning is suspended; it names no version for good.
         version_id: version_id.filter(|id| *id != "null").map(Into::into),
     }

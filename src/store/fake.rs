@@ -24,6 +24,8 @@ pub(crate) enum Fault {
     Cut(u64),
     /// The body stops for ever after this many bytes.
     StallBody(u64),
+    /// The body comes byte by byte, each after this time.
+    Drip(Duration),
     Panic,
 }
 
@@ -187,7 +189,10 @@ impl FakeStore {
             }
             _ => bytes.len(),
         };
-        let chunk = self.chunk_bytes.max(1);
+        let (chunk, pause) = match fault {
+            Some(Fault::Drip(pause)) => (1, *pause),
+            _ => (self.chunk_bytes.max(1), Duration::ZERO),
+        };
         let chunks: Vec<_> = (0..end)
             .step_by(chunk)
             .map(|start| Ok(bytes.slice(start..(start + chunk).min(end))))
@@ -202,8 +207,11 @@ impl FakeStore {
         };
         // Each chunk is a step of its own, so that readers see a body that grows.
         stream::iter(chunks)
-            .then(|chunk| async {
-                tokio::task::yield_now().await;
+            .then(move |chunk| async move {
+                match pause {
+                    Duration::ZERO => tokio::task::yield_now().await,
+                    pause => tokio::time::sleep(pause).await,
+                }
                 chunk
             })
             .chain(tail)

@@ -31,9 +31,12 @@ pub struct RetryConfig {
     pub pause_max: Duration,
     /// Tries that end without any answer (refused, not resolved, reset) before giving up.
     pub unreachable_tries_max: u32,
-    /// A body that brings no byte for this long is given up and resumed.
+    /// A body that brings no byte for this long, or fewer than `body_bytes_min` while it is waited
+    /// for so long, is given up and resumed.
     pub body_stall: Duration,
-    /// Resumptions in a row that brought no byte.
+    /// A body that comes drop by drop would hold its connection for ever.
+    pub body_bytes_min: u64,
+    /// Resumptions in a row that brought no more than that.
     pub idle_resumes_max: u32,
     /// Resumptions of one body, however much each brought.
     pub resumes_max: u32,
@@ -56,6 +59,9 @@ impl RetryConfig {
             pause_max: Duration::from_secs(2),
             unreachable_tries_max: u32::MAX,
             body_stall: Duration::from_secs(10),
+            // 100 bytes a second: what a line that is shared by all connections of a mount still
+            // brings to each when no reader can be served in time any more.
+            body_bytes_min: 1 << 10,
             idle_resumes_max: 4,
             resumes_max: 64,
         }

@@ -5,6 +5,8 @@
 //! has passed the place where a directory of its name would stand.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use tokio::time::Instant;
 
@@ -31,6 +33,9 @@ pub(super) struct Gain {
     pub(super) shadowed: Vec<String>,
     /// Names that cannot be shown.
     pub(super) n_hidden: usize,
+    /// The page brought a key further than all before, or, of a server with another order, a new
+    /// name. An honest listing does, but for empty pages.
+    pub(super) is_news: bool,
 }
 
 /// The listing of one directory while its pages come in.
@@ -42,12 +47,54 @@ pub(super) struct Assembly {
     held: Vec<Item>,
     /// The last key or common prefix so far, without `prefix`.
     last: String,
+    /// The greatest key or common prefix so far, whole, without `prefix`.
+    furthest: String,
     /// The directory that came out last; some servers repeat one at a page boundary.
     last_directory: Option<String>,
     /// All that has come since the server was found to list in another order, or everything where
     /// that was known from the start. Sorted when the listing ends.
-    unordered: Option<Vec<Item>>,
+    unordered: Option<Unordered>,
     has_keys: bool,
+}
+
+/// Entries in no order, each name once, the directory before the object.
+#[derive(Default)]
+struct Unordered {
+    items: HashMap<String, (Option<Version>, Instant)>,
+    bytes: usize,
+}
+
+/// What an entry takes beside its name and tag: the key, the slot and its share of free ones.
+const UNORDERED_BYTES: usize = 2 * size_of::<(String, (Option<Version>, Instant))>();
+
+impl Unordered {
+    /// Whether the name is new.
+    fn add(&mut self, item: Item, gain: &mut Gain) -> bool {
+        let Item { name, version, sent } = item;
+        match self.items.entry(name) {
+            Entry::Vacant(slot) => {
+                let tag = version.as_ref().and_then(|version| version.etag.as_ref());
+                let tag_bytes = tag.map_or(0, |tag| tag.as_str().len() + 2 * size_of::<usize>());
+                self.bytes += UNORDERED_BYTES + slot.key().len() + tag_bytes;
+                slot.insert((version, sent));
+                true
+            }
+            Entry::Occupied(mut slot) => {
+                if slot.get().0.is_some() != version.is_some() {
+                    gain.shadowed.push(slot.key().clone());
+                    slot.insert((None, sent));
+                }
+                false
+            }
+        }
+    }
+
+    fn sorted(self) -> Vec<Item> {
+        let item = |(name, (version, sent))| Item { name, version, sent };
+        let mut items: Vec<Item> = self.items.into_iter().map(item).collect();
+        items.sort_by(|a, b| directory_order(&a.name, &b.name));
+        items
+    }
 }
 
 impl Assembly {
@@ -57,8 +104,9 @@ impl Assembly {
             prefix: prefix.to_owned(),
             held: Vec::new(),
             last: String::new(),
+            furthest: String::new(),
             last_directory: None,
-            unordered: (!ordered).then(Vec::new),
+            unordered: (!ordered).then(Unordered::default),
             has_keys: false,
         }
     }
@@ -78,6 +126,11 @@ impl Assembly {
         &self.last
     }
 
+    /// What waits for the end of an unordered listing.
+    pub(super) fn bytes(&self) -> usize {
+        self.unordered.as_ref().map_or(0, |unordered| unordered.bytes)
+    }
+
     /// Whether everything about `name` has been seen: an object and a directory of that name would
     /// have come by now. The second condition is for servers whose other order shows only later.
     pub(super) fn has_passed(&self, name: &str) -> bool {
@@ -95,14 +148,14 @@ impl Assembly {
     ) -> Gain {
         let is_last = page.continuation.is_none();
         let mut gain = Gain::default();
-        let items = self.read(page, sent);
+        let items = self.read(page, sent, &mut gain);
         for item in items {
             if !is_presentable(&item.name) {
                 gain.n_hidden += 1;
                 // Two of them may stand at one place; what they release is all that counts.
                 self.release_before(&item, &mut gain);
             } else if let Some(unordered) = &mut self.unordered {
-                unordered.push(item);
+                gain.is_news |= unordered.add(item, &mut gain);
             } else {
                 self.place(item, &mut gain);
             }
@@ -112,10 +165,9 @@ impl Assembly {
             gain.items.extend(std::mem::take(&mut self.held).into_iter().rev());
             self.last_directory = None;
             if let Some(unordered) = self.unordered.take() {
-                let (items, shadowed) = sorted(unordered);
-                gain.items.extend(items.into_iter().filter(|item| !is_given(&item.name)));
-                gain.shadowed.extend(shadowed);
-                self.unordered = Some(Vec::new());
+                let items = unordered.sorted().into_iter();
+                gain.items.extend(items.filter(|item| !is_given(&item.name)));
+                self.unordered = Some(Unordered::default());
             }
         }
         gain
@@ -123,9 +175,10 @@ impl Assembly {
 
     /// The page's items in the order of keys. Notices a server with another order, upon which what
     /// is held joins the unordered rest.
-    fn read(&mut self, page: ListPage, sent: Instant) -> Vec<Item> {
+    fn read(&mut self, page: ListPage, sent: Instant, gain: &mut Gain) -> Vec<Item> {
         let mut items = Vec::with_capacity(page.objects.len() + page.prefixes.len());
         let mut in_order = true;
+        gain.is_news = self.advance(&page);
         let mut add = |key: &str, version: Option<Version>, before: &mut String| {
             let Some(rest) = key.strip_prefix(self.prefix.as_str()) else { return };
             in_order &= before.as_str() <= rest;
@@ -157,9 +210,27 @@ impl Assembly {
             self.last = format!("{}{slash}", last.name);
         }
         if !in_order && self.is_ordered() {
-            self.unordered = Some(std::mem::take(&mut self.held));
+            let mut unordered = Unordered::default();
+            for held in std::mem::take(&mut self.held) {
+                unordered.add(held, gain);
+            }
+            self.unordered = Some(unordered);
         }
         items
+    }
+
+    /// Whether the page goes further than all before it.
+    fn advance(&mut self, page: &ListPage) -> bool {
+        let keys = page.objects.iter().map(|object| &*object.key);
+        let names = keys.chain(page.prefixes.iter().map(String::as_str));
+        let inside = names.filter_map(|name| name.strip_prefix(self.prefix.as_str()));
+        match inside.max().filter(|furthest| *furthest > self.furthest.as_str()) {
+            Some(furthest) => {
+                self.furthest = furthest.to_owned();
+                true
+            }
+            None => false,
+        }
     }
 
     fn place(&mut self, item: Item, gain: &mut Gain) {
@@ -211,27 +282,9 @@ fn raw_order(a: Raw<'_>, b: Raw<'_>) -> Ordering {
     a.0.bytes().chain(tail(a.1).bytes()).cmp(b.0.bytes().chain(tail(b.1).bytes()))
 }
 
-/// In directory order, each name once, the directory before the object; and the names of objects
-/// that a directory hides.
-fn sorted(mut items: Vec<Item>) -> (Vec<Item>, Vec<String>) {
-    items.sort_by(|a, b| {
-        directory_order(&a.name, &b.name)
-            .then_with(|| a.version.is_some().cmp(&b.version.is_some()))
-    });
-    let mut shadowed = Vec::new();
-    items.dedup_by(|next, kept| {
-        let same = next.name == kept.name;
-        if same && kept.version.is_none() && next.version.is_some() {
-            shadowed.push(next.name.clone());
-        }
-        same
-    });
-    (items, shadowed)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use proptest::prelude::*;
 
@@ -405,6 +458,30 @@ mod tests {
                 names.sort();
             }
             prop_assert_eq!(shown, names);
+        }
+
+        #[test]
+        fn whatever_pages_come_each_name_comes_once(
+            pages_of in prop::collection::vec(
+                prop::collection::vec("[ab]{1,2}[./]?", 0..6), 1..8,
+            ),
+            known in any::<bool>(),
+        ) {
+            let mut assembly = Assembly::new("p/", known);
+            let (mut shown, mut expected) = (Vec::<String>::new(), BTreeSet::new());
+            let n_pages = pages_of.len();
+            for (index, entries) in pages_of.into_iter().enumerate() {
+                expected.extend(entries.iter().map(|entry| entry.trim_end_matches('/').to_owned()));
+                let mut page = pages(&entries, entries.len().max(1)).remove(0);
+                page.continuation = (index + 1 < n_pages).then(|| index.to_string());
+                let given = shown.clone();
+                let gain =
+                    assembly.push(page, Instant::now(), |name| given.iter().any(|it| it == name));
+                shown.extend(gain.items.into_iter().map(|item| item.name));
+            }
+            let unique: BTreeSet<_> = shown.iter().cloned().collect();
+            prop_assert_eq!(unique.len(), shown.len(), "{:?}", shown);
+            prop_assert_eq!(unique, expected);
         }
 
         #[test]

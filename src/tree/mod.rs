@@ -103,6 +103,10 @@ pub struct Tree {
     said: Said,
 }
 
+/// One listing that is read may take so many times what all names together should: a directory of
+/// 5 million usual names at the smallest default `--memory`. A longer one may have no end.
+const LISTING_SHARE: u64 = 8;
+
 impl Tree {
     pub fn new(store: Arc<dyn ObjectStore>, runtime: Handle, config: TreeConfig) -> Arc<Self> {
         let TreeConfig { prefix, metadata_ttl, negative_ttl, entries_bytes_max } = config;
@@ -257,7 +261,8 @@ impl Tree {
 
     fn begin(&self, directory: &Directory) -> Snapshot {
         let ordered = self.lists_in_order.load(Ordering::Relaxed);
-        Snapshot::new(&directory.path, ordered, &self.scales)
+        let bytes_max = self.bytes_max.saturating_mul(LISTING_SHARE);
+        Snapshot::new(&directory.path, ordered, &self.scales, bytes_max)
     }
 
     /// A page has come: what it obsoletes, what the log should hear, and the bound.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::answer::{Answer, Source, What};
 use super::block::Block;
@@ -33,8 +34,23 @@ struct State {
     /// One for each page that has come.
     pages: Vec<PageMark>,
     next: Next,
+    /// Hashes of the tokens that led to a page. A server that gives one again goes round in circles.
+    tokens: HashSet<u64>,
+    /// Pages since the last one that brought news.
+    n_idle: usize,
+    /// What waits in the assembly, as far as `weight` has it.
+    waiting_bytes: usize,
     weight: Weight,
+    /// See [`Snapshot::new`].
+    bytes_max: u64,
 }
+
+/// Pages in a row that bring nothing new before a listing is given up. Servers may give empty ones
+/// while they pass over deleted keys, 1,000 at a time: so many are a million in one place.
+const IDLE_PAGES_MAX: usize = 1000;
+
+/// One hash in its set, free slots included.
+const TOKEN_BYTES: usize = 16;
 
 /// Bytes of a listing without entries and pages: by the resident set of 100,000 small ones.
 const SNAPSHOT_BYTES: usize = size_of::<Snapshot>() + 384;
@@ -62,12 +78,17 @@ pub(super) struct News {
 }
 
 impl Snapshot {
-    pub(super) fn new(prefix: &DirPath, ordered: bool, scales: &Scales) -> Self {
+    /// A listing that takes more than `bytes_max` fails: it may have no end.
+    pub(super) fn new(prefix: &DirPath, ordered: bool, scales: &Scales, bytes_max: u64) -> Self {
         let state = State {
             assembly: Assembly::new(prefix.as_str(), ordered),
             blocks: Vec::new(),
             pages: Vec::new(),
             next: Next::First,
+            tokens: HashSet::new(),
+            n_idle: 0,
+            waiting_bytes: 0,
+            bytes_max,
             weight: scales.weight(SNAPSHOT_BYTES),
         };
         Self {
@@ -89,19 +110,22 @@ impl Snapshot {
         Some((state.pages.len(), request))
     }
 
-    /// Takes the next page. Fails, and stays as it was, when the server would have us ask for the
-    /// same page for ever.
+    /// Takes the next page. Fails, without a further page, when the listing may have no end: with a
+    /// token that was given before, with [`IDLE_PAGES_MAX`] pages in a row that bring nothing new,
+    /// or when it takes too much memory. So a listing that goes on has ever more names.
     pub(super) fn push(&self, page: ListPage, sent: Instant) -> Result<News, StoreError> {
         let mut state = self.state.lock();
-        let next = match (&page.continuation, &state.next) {
-            (Some(token), Next::After(before)) if token == before => {
-                let what = format!("the listing of {:?} does not go on", self.prefix.as_str());
-                return Err(StoreError::new(StoreErrorKind::Other, what));
+        let next = match &page.continuation {
+            Some(token) => {
+                state.check_endless(token).map_err(|what| {
+                    let what = format!("the listing of {:?} {what}", self.prefix.as_str());
+                    StoreError::new(StoreErrorKind::Other, what)
+                })?;
+                Next::After(token.clone())
             }
-            (Some(token), _) => Next::After(token.clone()),
-            (None, _) => Next::Done,
+            None => Next::Done,
         };
-        let State { assembly, blocks, pages, weight, .. } = &mut *state;
+        let State { assembly, blocks, pages, tokens, waiting_bytes, weight, .. } = &mut *state;
         let was_ordered = assembly.is_ordered();
         // Made only where the end of an unordered listing asks.
         let given = OnceCell::new();
@@ -122,6 +146,17 @@ impl Snapshot {
             pages.shrink_to_fit();
         }
         let order_lost = was_ordered && !assembly.is_ordered();
+        let waiting = assembly.bytes();
+        weight.remove(std::mem::replace(waiting_bytes, waiting));
+        weight.add(waiting);
+        if let Next::After(token) = &next {
+            tokens.insert(xxh3_64(token.as_bytes()));
+            weight.add(TOKEN_BYTES);
+        } else {
+            weight.remove(TOKEN_BYTES * tokens.len());
+            *tokens = HashSet::new();
+        }
+        state.n_idle = if gain.is_news { 0 } else { state.n_idle + 1 };
         state.next = next;
         Ok(News { shadowed: gain.shadowed, n_hidden: gain.n_hidden, order_lost })
     }
@@ -178,6 +213,21 @@ impl Snapshot {
 }
 
 impl State {
+    /// Fails with what is wrong where a page that leads on by `token` must not be followed.
+    fn check_endless(&self, token: &str) -> Result<(), String> {
+        if self.tokens.contains(&xxh3_64(token.as_bytes())) {
+            return Err("goes round in circles: the server gave a token again".to_owned());
+        }
+        if self.n_idle >= IDLE_PAGES_MAX {
+            return Err(format!("does not advance: {IDLE_PAGES_MAX} pages brought nothing new"));
+        }
+        if self.weight.bytes() > self.bytes_max {
+            let mib = self.bytes_max >> 20;
+            return Err(format!("takes more than {mib} MiB; raise --memory if it is right"));
+        }
+        Ok(())
+    }
+
     fn find(&self, name: &str) -> Option<(What, Instant)> {
         let (block, index) = if self.assembly.is_ordered() {
             let before = |block: &Arc<Block>| directory_order(block.last_name(), name).is_lt();
@@ -217,7 +267,7 @@ mod tests {
     }
 
     fn snapshot() -> Snapshot {
-        Snapshot::new(&DirPath::new("p/"), true, &Scales::default())
+        Snapshot::new(&DirPath::new("p/"), true, &Scales::default(), 1 << 20)
     }
 
     #[tokio::test(start_paused = true)]
@@ -228,6 +278,59 @@ mod tests {
         assert!(!listing.is_complete());
         listing.push(page(&["p/b"], None), Instant::now()).unwrap();
         assert_eq!(listing.blocks_after(0).0.iter().map(|block| block.len()).sum::<usize>(), 2);
+    }
+
+    /// Pushes what `next` makes until that fails. Gives how many pages were taken.
+    fn push_until_it_fails(next: impl Fn(usize) -> ListPage) -> (usize, Snapshot, StoreError) {
+        let listing = snapshot();
+        for index in 0.. {
+            if let Err(err) = listing.push(next(index), Instant::now()) {
+                assert_eq!(listing.n_pages(), index, "it stays as it was");
+                return (index, listing, err);
+            }
+        }
+        unreachable!("it does not end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cycle_of_tokens_is_noticed_when_it_closes() {
+        let token = |index: usize| format!("t{}", index % 7);
+        let key = |index: usize| format!("p/{index:06}");
+        let (n, ..) = push_until_it_fails(|at| page(&[&key(at)], Some(&token(at))));
+        assert_eq!(n, 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pages_without_news_come_to_an_end() {
+        for keys in [&[][..], &["p/a", "p/b"], &["p/b", "p/a"]] {
+            let (n, _, err) = push_until_it_fails(|at| page(keys, Some(&format!("token {at}"))));
+            assert!((IDLE_PAGES_MAX..IDLE_PAGES_MAX + 5).contains(&n), "{keys:?}: {n} {err}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listing_without_end_is_given_up_at_its_bound_in_any_order() {
+        for descending in [false, true] {
+            let (n, listing, _) = push_until_it_fails(|at| {
+                let at = if descending { 1_000_000 - at } else { at };
+                page(&[&format!("p/{at:07}"), "p/0"], Some(&format!("token {at}")))
+            });
+            assert!(n < 20_000, "{n}");
+            assert!(listing.bytes() > 1 << 20 && listing.bytes() < (1 << 20) + 4096);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_million_deleted_keys_between_two_are_passed_over() {
+        let listing = snapshot();
+        listing.push(page(&["p/a"], Some("first")), Instant::now()).unwrap();
+        for index in 1..IDLE_PAGES_MAX {
+            listing.push(page(&[], Some(&format!("token {index}"))), Instant::now()).unwrap();
+        }
+        listing.push(page(&["p/b"], Some("more")), Instant::now()).unwrap();
+        listing.push(page(&[], Some("and more")), Instant::now()).unwrap();
+        listing.push(page(&["p/c"], None), Instant::now()).unwrap();
+        assert_eq!(listing.blocks_after(0).0.iter().map(|block| block.len()).sum::<usize>(), 3);
     }
 
     #[tokio::test(start_paused = true)]
@@ -248,7 +351,12 @@ mod tests {
     #[test]
     fn a_dropped_listing_weighs_nothing() {
         let scales = Scales::default();
-        drop(Snapshot::new(&DirPath::new("p/"), true, &scales));
+        let listing = Snapshot::new(&DirPath::new("p/"), true, &scales, 1 << 20);
+        for (key, token) in [("p/b", Some("1")), ("p/a", Some("2")), ("p/c", None)] {
+            listing.push(page(&[key], token), Instant::now()).unwrap();
+        }
+        assert!(scales.bytes() > 0);
+        drop(listing);
         assert_eq!(scales.bytes(), 0);
     }
 }

@@ -83,6 +83,11 @@ impl Mounted {
         status.and_then(|status| status.code())
     }
 
+    /// Forgets the largest resident set so far (proc(5), `clear_refs`).
+    pub(crate) fn reset_peak_resident(&self) {
+        fs::write(format!("/proc/{}/clear_refs", self.pid()), "5").expect("alive");
+    }
+
     /// The largest resident set so far, in bytes.
     pub(crate) fn peak_resident_bytes(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("alive");
@@ -111,6 +116,11 @@ impl Drop for Mounted {
 
 /// The binary, with the simulator as S3 and nothing of this user's own configuration.
 pub(crate) fn command(simulator: &Simulator) -> Command {
+    command_with(simulator.environment())
+}
+
+/// The binary, with `environment` and nothing of this user's own configuration.
+pub(crate) fn command_with<const N: usize>(environment: [(&'static str, String); N]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_s3mount"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
         command.env_remove(name);
@@ -119,7 +129,7 @@ pub(crate) fn command(simulator: &Simulator) -> Command {
         .env("AWS_CONFIG_FILE", "/dev/null")
         .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
         .env("AWS_EC2_METADATA_DISABLED", "true")
-        .envs(simulator.environment());
+        .envs(environment);
     command
 }
 

@@ -65,7 +65,8 @@ fn parse_content_range(text: &str) -> Option<(Range<u64>, u64)> {
     let (first, last) = range.split_once('-')?;
     let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
     let size = size.parse().ok()?;
-    (first <= last && last < size).then_some((first..last + 1, size))
+    // No file of Linux is larger than an `off_t` can tell.
+    (first <= last && last < size && size <= i64::MAX as u64).then(|| (first..last + 1, size))
 }
 
 /// Whether an answer keeps the request's condition; some servers ignore If-Match.
@@ -159,6 +160,7 @@ impl Stream for ExactBody {
 #[cfg(test)]
 mod tests {
     use futures_util::TryStreamExt;
+    use proptest::prelude::*;
 
     use super::*;
     use crate::object::Version;
@@ -176,8 +178,40 @@ mod tests {
             ("bytes 5-9/*", 5),
             ("bytes 9-5/100", 5),
             ("items 5-9/100", 5),
+            ("bytes 5-9/18446744073709551615", 5),
+            ("bytes 5-9/99999999999999999999", 5),
+            ("bytes 5-18446744073709551615/18446744073709551615", 5),
+            ("bytes 5-9/100, bytes 20-29/100", 5),
+            ("bytes -5/100", 5),
+            ("", 5),
         ] {
             assert!(extent(Some(&(5..10)), Some(range), Some(length)).is_err(), "{range}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_head_says_no_extent_is_longer_than_asked_or_beyond_the_object(
+            text in prop_oneof![
+                "bytes [0-9]{1,20}-[0-9]{1,20}/[0-9*]{1,20}", "[ -~]{0,40}",
+                (any::<u64>(), any::<u64>(), any::<u64>())
+                    .prop_map(|(first, last, size)| format!("bytes {first}-{last}/{size}")),
+            ],
+            length in any::<Option<i64>>(), start in 0_u64..200, asked_bytes in 1_u64..200,
+            has_range in any::<bool>(), has_content_range in any::<bool>(),
+        ) {
+            let asked = has_range.then(|| start..start + asked_bytes);
+            let content_range = has_content_range.then_some(text.as_str());
+            if let Ok(extent) = extent(asked.as_ref(), content_range, length) {
+                let Extent { size, range, .. } = extent;
+                prop_assert!(size <= i64::MAX as u64 && range.end <= size);
+                match asked {
+                    Some(asked) => {
+                        prop_assert_eq!((range.start, range.end), (asked.start, asked.end.min(size)));
+                    }
+                    None => prop_assert_eq!(range, 0..size),
+                }
+            }
         }
     }
 

@@ -29,6 +29,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::errors::no_credentials;
+use super::guard::Guard;
 use crate::config::BucketConfig;
 use crate::config::endpoint::takes_path_style;
 use crate::error::{StoreError, StoreErrorKind};
@@ -100,7 +101,8 @@ pub(super) async fn assemble(
             config.force_path_style || endpoint_url.as_deref().is_some_and(takes_path_style),
         )
         .use_arn_region(true)
-        .interceptor(Lenient);
+        .interceptor(Lenient)
+        .interceptor(Guard);
     if let Some(credentials) = &credentials {
         first_credentials(config, credentials).await?;
     }

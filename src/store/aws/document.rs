@@ -7,10 +7,13 @@ use std::sync::Arc;
 use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextMut;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
-use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat, SdkBody};
+use aws_sdk_s3::primitives::{ByteStream, ByteStreamError, DateTime, DateTimeFormat, SdkBody};
 use parking_lot::Mutex;
 use quick_xml::Reader;
-use quick_xml::events::{BytesRef, Event};
+use quick_xml::events::{BytesDecl, BytesRef, Event};
+use tokio::sync::Semaphore;
+
+use crate::store::ListRequest;
 
 /// What a page says, as it is written there: nothing decoded but the XML.
 #[derive(Default, PartialEq, Eq, Debug)]
@@ -33,10 +36,68 @@ pub(super) struct Listed {
     pub(super) modified: i64,
 }
 
+/// S3 gives 1,000 entries; some servers count keys and common prefixes apart. A page that has more
+/// did not come from the request.
+const ENTRIES_MAX: usize = 2 * ListRequest::PAGE_KEYS as usize;
+
+/// The text of one element: a key has 1,024 bytes, of which each becomes three characters when it is
+/// percent-encoded; a token must fit into the address of the next request.
+const TEXT_BYTES_MAX: usize = 8 << 10;
+
+/// 1,000 keys of 1,024 bytes, each six characters (`&quot;`) at worst, and 1 KiB for the rest of an
+/// entry, are 7 MB.
+const PAGE_BYTES_MAX: usize = 8 << 20;
+
+/// Pages of plain names are a third of this at most. Larger ones are taken in one at a time, so that
+/// many at once do not fill the memory.
+const PAGE_BYTES_USUAL: usize = 1 << 20;
+
+/// Taken by the page that is larger than usual.
+static LARGE_PAGE: Semaphore = Semaphore::const_new(1);
+
+/// An element of a listing lies three deep; what servers add, a little deeper.
+const DEPTH_MAX: usize = 16;
+
+/// Why there is no document.
+#[derive(Debug)]
+pub(super) enum Unreadable {
+    /// The body did not come to its end.
+    BrokenOff(ByteStreamError),
+    /// It is cut, or no listing.
+    IllFormed(String),
+    /// It is none that S3 gives, and will not be when it is asked for again.
+    Wrong(&'static str),
+}
+
+impl From<String> for Unreadable {
+    fn from(what: String) -> Self {
+        Self::IllFormed(what)
+    }
+}
+
 impl Document {
-    /// Reads a whole document. Fails, in words, where it is cut, ill-formed, or no listing.
-    pub(super) fn parse(xml: &[u8]) -> Result<Self, String> {
-        let xml = std::str::from_utf8(xml).map_err(|_| "it is not UTF-8")?;
+    /// Collects a body and reads it.
+    pub(super) async fn read(mut body: ByteStream) -> Result<Self, Unreadable> {
+        let (mut page, mut large) = (Vec::new(), None);
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk.map_err(Unreadable::BrokenOff)?;
+            if page.len() + chunk.len() > PAGE_BYTES_MAX {
+                return Err(Unreadable::Wrong("the page of the listing is larger than any of S3"));
+            }
+            if page.len() + chunk.len() > PAGE_BYTES_USUAL && large.is_none() {
+                large = Some(LARGE_PAGE.acquire().await.expect("it is never closed"));
+            }
+            page.extend_from_slice(&chunk);
+        }
+        Self::parse(&page)
+    }
+
+    /// Reads a whole document. Fails where it is cut, ill-formed, or no listing.
+    pub(super) fn parse(xml: &[u8]) -> Result<Self, Unreadable> {
+        let xml = std::str::from_utf8(xml).map_err(|err| match err.error_len() {
+            None => Unreadable::IllFormed("it ends within a character".to_owned()),
+            Some(_) => Unreadable::Wrong("the listing is not UTF-8"),
+        })?;
         let mut reader = Reader::from_str(xml);
         let mut document = Self::default();
         let (mut path, mut text) = (Path::default(), String::new());
@@ -47,6 +108,11 @@ impl Document {
                     if path.element() == Element::Contents {
                         document.objects.push(Listed::default());
                     }
+                    if document.objects.len() + document.prefixes.len() > ENTRIES_MAX {
+                        return Err(Unreadable::Wrong(
+                            "the page of the listing has more entries than were asked for",
+                        ));
+                    }
                     text.clear();
                 }
                 Event::Empty(empty) => {
@@ -54,7 +120,11 @@ impl Document {
                     path.leave();
                 }
                 Event::Text(piece) => {
-                    text.push_str(&piece.decode().map_err(|err| err.to_string())?);
+                    let piece = piece.decode().map_err(|err| err.to_string())?;
+                    if path.closed && !piece.trim().is_empty() {
+                        return Err("it goes on after its end".to_owned().into());
+                    }
+                    text.push_str(&piece);
                 }
                 Event::CData(piece) => {
                     text.push_str(&piece.decode().map_err(|err| err.to_string())?);
@@ -65,28 +135,44 @@ impl Document {
                     path.leave();
                 }
                 Event::Eof if path.closed => return Ok(document),
-                Event::Eof => return Err("it ends too early".to_owned()),
-                Event::Decl(_) | Event::PI(_) | Event::Comment(_) | Event::DocType(_) => {}
+                Event::Eof => return Err("it ends too early".to_owned().into()),
+                Event::DocType(_) => {
+                    return Err(Unreadable::Wrong("the listing has a document type of its own"));
+                }
+                Event::Decl(declaration) => check_encoding(&declaration)?,
+                Event::PI(_) | Event::Comment(_) => {}
+            }
+            if text.len() > TEXT_BYTES_MAX {
+                return Err(Unreadable::Wrong("the listing has a text longer than any key"));
             }
         }
     }
 
     /// Takes the text of an element that has ended.
-    fn take(&mut self, element: Element, text: &mut String) -> Result<(), String> {
+    fn take(&mut self, element: Element, text: &mut String) -> Result<(), Unreadable> {
         let last = self.objects.last_mut();
         match (element, last) {
-            (Element::IsTruncated, _) => self.is_truncated = Some(text.trim() == "true"),
+            (Element::IsTruncated, _) => {
+                // Any other word taken for "no" would show a part as the whole.
+                self.is_truncated = Some(match text.trim() {
+                    "true" | "True" | "1" => true,
+                    "false" | "False" | "0" => false,
+                    _ => return Err(Unreadable::Wrong("IsTruncated is neither true nor false")),
+                });
+            }
             (Element::Continuation, _) => self.continuation = Some(std::mem::take(text)),
             (Element::EncodingType, _) => self.encoded = text.trim() == "url",
             (Element::CommonPrefix, _) => self.prefixes.push(std::mem::take(text)),
             (Element::Key, Some(object)) => object.key = Some(std::mem::take(text)),
             (Element::ETag, Some(object)) => object.etag = Some(std::mem::take(text)),
             (Element::Size, Some(object)) => {
-                let size = text.trim().parse();
-                object.size = size.map_err(|_| format!("{text:?} is no size"))?;
+                // No file of Linux is larger than an `off_t` can tell.
+                let size = text.trim().parse().ok().filter(|size| *size <= i64::MAX as u64);
+                object.size = size.ok_or(Unreadable::Wrong("an entry's Size is no size"))?;
             }
             (Element::LastModified, Some(object)) => {
-                object.modified = seconds(text.trim()).ok_or(format!("{text:?} is no date"))?;
+                object.modified =
+                    seconds(text.trim()).ok_or_else(|| format!("{text:?} is no date"))?;
             }
             _ => {}
         }
@@ -124,10 +210,13 @@ impl Path {
         self.open.last().copied().unwrap_or(Element::Ignored)
     }
 
-    fn enter(&mut self, name: &[u8]) -> Result<(), String> {
+    fn enter(&mut self, name: &[u8]) -> Result<(), Unreadable> {
+        if self.open.len() >= DEPTH_MAX {
+            return Err(Unreadable::Wrong("the listing is nested deeper than any of S3"));
+        }
         let element = match (self.open.last(), name) {
             (None, b"ListBucketResult") if !self.closed => Element::Root,
-            (None, _) => return Err("it is not a ListBucketResult".to_owned()),
+            (None, _) => return Err("it is not a ListBucketResult".to_owned().into()),
             (Some(Element::Root), b"IsTruncated") => Element::IsTruncated,
             (Some(Element::Root), b"NextContinuationToken") => Element::Continuation,
             (Some(Element::Root), b"EncodingType") => Element::EncodingType,
@@ -150,9 +239,21 @@ impl Path {
     }
 }
 
+/// The text was taken for UTF-8 whatever it declares, and must not mean something else.
+fn check_encoding(declaration: &BytesDecl<'_>) -> Result<(), Unreadable> {
+    let utf8 =
+        |name: &[u8]| name.eq_ignore_ascii_case(b"utf-8") || name.eq_ignore_ascii_case(b"us-ascii");
+    match declaration.encoding() {
+        None => Ok(()),
+        Some(Ok(name)) if utf8(&name) => Ok(()),
+        Some(_) => Err(Unreadable::Wrong("the listing is in another encoding than UTF-8")),
+    }
+}
+
 /// `&amp;`, `&#13;` and their like.
-fn character(reference: &BytesRef<'_>) -> Result<char, String> {
-    if let Some(character) = reference.resolve_char_ref().map_err(|err| err.to_string())? {
+fn character(reference: &BytesRef<'_>) -> Result<char, Unreadable> {
+    const NONE: Unreadable = Unreadable::Wrong("the listing has an entity that XML does not have");
+    if let Some(character) = reference.resolve_char_ref().map_err(|_| NONE)? {
         return Ok(character);
     }
     match &**reference {
@@ -161,7 +262,7 @@ fn character(reference: &BytesRef<'_>) -> Result<char, String> {
         b"apos" => Ok('\''),
         b"lt" => Ok('<'),
         b"gt" => Ok('>'),
-        _ => Err("it has an unknown entity".to_owned()),
+        _ => Err(NONE),
     }
 }
 
@@ -288,6 +389,61 @@ mod tests {
         assert_eq!(Document::parse(b"<ListBucketResult/>").unwrap(), Document::default());
         let twice = b"<ListBucketResult/><ListBucketResult/>";
         assert!(Document::parse(twice).is_err());
+        assert!(Document::parse(b"<ListBucketResult/>more").is_err());
+        assert!(Document::parse(b"<ListBucketResult/>\n ").is_ok());
+    }
+
+    #[track_caller]
+    fn check_wrong(xml: impl AsRef<[u8]>) {
+        let parsed = Document::parse(xml.as_ref());
+        assert!(matches!(parsed, Err(Unreadable::Wrong(_))), "{parsed:?}");
+    }
+
+    /// `inside` as the content of a listing.
+    fn listing(inside: &str) -> String {
+        format!("<ListBucketResult>{inside}</ListBucketResult>")
+    }
+
+    #[test]
+    fn what_s3_could_not_have_written_is_not_asked_for_again() {
+        check_wrong(format!("<!DOCTYPE a>{}", listing("")));
+        check_wrong(format!("<?xml version=\"1.0\" encoding=\"utf-16\"?>{}", listing("")));
+        check_wrong(listing("&xxe;"));
+        check_wrong(listing("&#0;"));
+        check_wrong(listing("<IsTruncated>yes</IsTruncated>"));
+        check_wrong(listing("<Contents><Size>-1</Size></Contents>"));
+        check_wrong(listing("<Contents><Size>9223372036854775808</Size></Contents>"));
+        check_wrong(listing(&"x".repeat(TEXT_BYTES_MAX + 1)));
+        check_wrong(listing(&"<a>".repeat(DEPTH_MAX)));
+        check_wrong(listing(&"<Contents></Contents>".repeat(ENTRIES_MAX + 1)));
+        check_wrong([b"<ListBucketResult>\xff".as_slice(), b"</ListBucketResult>"].concat());
+    }
+
+    #[test]
+    fn the_bounds_leave_room_for_the_largest_honest_page() {
+        let key = "%ff".repeat(1024);
+        let entry =
+            format!("<Contents><Key>{key}</Key><Size>9223372036854775807</Size></Contents>");
+        let page = listing(&entry.repeat(1000));
+        assert!(page.len() < PAGE_BYTES_MAX);
+        assert_eq!(Document::parse(page.as_bytes()).unwrap().objects.len(), 1000);
+        let quotes = "&quot;".repeat(1024);
+        assert!(
+            listing(&format!("<Contents><Key>{quotes}</Key></Contents>")).len() * 1000
+                < PAGE_BYTES_MAX
+        );
+    }
+
+    #[tokio::test]
+    async fn large_pages_are_read_one_at_a_time_and_all_in_the_end() {
+        let entry = format!("<Contents><Key>{}</Key></Contents>", "k".repeat(2000));
+        let page = listing(&entry.repeat(1000));
+        assert!(page.len() > PAGE_BYTES_USUAL);
+        let read = || Document::read(ByteStream::from(page.clone().into_bytes()));
+        let (a, b, c) = tokio::join!(read(), read(), read());
+        for document in [a, b, c] {
+            assert_eq!(document.unwrap().objects.len(), 1000);
+        }
     }
 
     #[test]
@@ -308,7 +464,14 @@ mod tests {
         #[test]
         fn no_document_makes_the_parser_panic(xml in "[<>/&;#a-zA-Z ]{0,60}") {
             let _ = Document::parse(xml.as_bytes());
-            let _ = Document::parse(format!("<ListBucketResult>{xml}</ListBucketResult>").as_bytes());
+            let _ = Document::parse(listing(&xml).as_bytes());
+        }
+
+        #[test]
+        fn no_bytes_make_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            let _ = Document::parse(&bytes);
+            let inside = [b"<ListBucketResult><Contents><Key>", &bytes[..]].concat();
+            prop_assert!(Document::parse(&inside).is_err(), "it is cut");
         }
     }
 }

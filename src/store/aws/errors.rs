@@ -7,6 +7,7 @@ use std::io;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
+use super::guard::{Broken, region_name};
 use crate::error::{Answer, StoreError, StoreErrorKind};
 use crate::metrics::RequestKind;
 
@@ -60,6 +61,9 @@ impl Operation<'_> {
             let what = no_credentials(self.profile, &chain(reason));
             return self.failed(StoreErrorKind::NoCredentials, &what);
         }
+        if let Some(Broken(what)) = find::<Broken>(err) {
+            return self.broken_rule(what);
+        }
         match err {
             SdkError::TimeoutError(_) => self.timed_out(),
             SdkError::DispatchFailure(failure) if failure.is_timeout() => self.timed_out(),
@@ -97,9 +101,11 @@ impl Operation<'_> {
         let code = err.and_then(ProvideErrorMetadata::code).filter(|_| !empty);
         let body = raw.body().bytes().unwrap_or_default();
         let region = header("x-amz-bucket-region")
-            .map(str::to_owned)
-            .or_else(|| tag(body, "Region"))
-            .or_else(|| header("location").and_then(region_of_url));
+            .and_then(region_name)
+            .or_else(|| tag(body, "Region").as_deref().and_then(region_name))
+            .or_else(|| {
+                header("location").and_then(region_of_url).as_deref().and_then(region_name)
+            });
         let kind = match header("x-amz-delete-marker") {
             // A version that is a delete marker gives 404, or 405 when it is asked for by its id.
             Some("true") => StoreErrorKind::NotFound,

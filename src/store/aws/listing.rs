@@ -6,11 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use percent_encoding::percent_decode_str;
 
 use super::document::Document;
+use super::guard::is_usable_tag;
 use crate::object::{ETag, Object, Version};
 use crate::store::{ListPage, ListRequest};
 
-/// The page that answers `request`. Fails with what is wrong with it. Keys that lie outside the
-/// prefix, or are not UTF-8, are left out; that is said once, through `warned`.
+/// S3's own bound. A key below a prefix that was asked for has the prefix and more.
+const KEY_BYTES_MAX: usize = 1024;
+
+/// The page that answers `request`. Fails with what is wrong with it: a page with a key outside the
+/// prefix answers another question, and nobody knows what of the right answer it lacks. Keys that are
+/// not UTF-8 are left out; that is said once, through `warned`.
 pub(super) fn page(
     request: &ListRequest,
     document: Document,
@@ -25,33 +30,46 @@ pub(super) fn page(
     };
     let mut n_strange = 0_usize;
     for listed in &objects {
-        let Some(key) = inside(&request.prefix, listed.key.as_deref(), encoded) else {
+        let key = listed.key.as_deref().ok_or("the listing has an entry without a key")?;
+        let Some(key) = decoded(key, encoded) else {
             n_strange += 1;
             continue;
         };
-        let etag = listed.etag.as_deref().filter(|etag| !etag.is_empty()).map(ETag::new);
+        check_inside(&request.prefix, &key)?;
+        // One that could not be sent back is left out; the first GET then tells what it is.
+        let etag = listed.etag.as_deref().filter(|tag| !tag.is_empty() && is_usable_tag(tag));
+        let etag = etag.map(ETag::new);
         let version = Version { etag, size: listed.size, modified: listed.modified };
         page.objects.push(Object { key: key.into(), version });
     }
     for prefix in &prefixes {
-        match inside(&request.prefix, Some(prefix), encoded) {
-            // The delimiter that we ask for; anything else would not be a directory.
-            Some(prefix) if prefix.ends_with('/') => page.prefixes.push(prefix.into_owned()),
-            _ => n_strange += 1,
+        let Some(prefix) = decoded(prefix, encoded) else {
+            n_strange += 1;
+            continue;
+        };
+        check_inside(&request.prefix, &prefix)?;
+        if !prefix.ends_with('/') {
+            return Err("the listing has a common prefix that does not end in the delimiter");
         }
+        page.prefixes.push(prefix.into_owned());
     }
     if n_strange > 0 && !warned.swap(true, Ordering::Relaxed) {
         tracing::warn!(
-            "the listing of {:?} has {n_strange} keys that are not UTF-8 or not below it: left out",
+            "the listing of {:?} has {n_strange} keys that are not UTF-8: left out",
             request.prefix
         );
     }
     Ok(page)
 }
 
-/// The key or prefix as it is in the bucket; `None` where it is not one below `prefix`.
-fn inside<'a>(prefix: &str, text: Option<&'a str>, encoded: bool) -> Option<Cow<'a, str>> {
-    decoded(text?, encoded).filter(|name| name.starts_with(prefix))
+fn check_inside(prefix: &str, name: &str) -> Result<(), &'static str> {
+    if !name.starts_with(prefix) {
+        return Err("the listing has keys that do not begin with what was asked for");
+    }
+    if name.len() > KEY_BYTES_MAX {
+        return Err("the listing has a key that is longer than keys can be");
+    }
+    Ok(())
 }
 
 /// The token of the next page. A listing must come to an end: a token is there exactly when there
@@ -86,6 +104,8 @@ fn decoded(text: &str, encoded: bool) -> Option<Cow<'_, str>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::document::Listed;
     use super::*;
 
@@ -138,13 +158,60 @@ mod tests {
     }
 
     #[test]
-    fn keys_outside_the_prefix_or_not_utf8_are_left_out_with_one_warning() {
-        let output = list(&["p/a", "q", "p/%FF"], &["p/d/", "x/", "p/no-slash"], true);
+    fn keys_that_are_not_utf8_are_left_out_with_one_warning() {
+        let output = list(&["p/a", "p/%FF"], &["p/d/", "p/%FE/"], true);
         let warned = AtomicBool::new(false);
         let page = page(&ListRequest::directory("p/"), output, &warned).unwrap();
         assert_eq!(keys(&page), ["p/a"]);
         assert_eq!(page.prefixes, ["p/d/"]);
         assert!(warned.into_inner());
+    }
+
+    #[test]
+    fn a_page_with_anything_outside_the_prefix_is_none() {
+        let long = format!("p/{}", "x".repeat(1024));
+        for (keys, prefixes) in [
+            (vec!["p/a", "q"], vec![]),
+            (vec!["p/a", ""], vec![]),
+            (vec!["p/a", "P/a"], vec![]),
+            (vec!["p/a", &long], vec![]),
+            (vec!["p/a"], vec!["x/"]),
+            (vec!["p/a"], vec!["p/no-slash"]),
+        ] {
+            let output = list(&keys, &prefixes, true);
+            let page = page(&ListRequest::directory("p/"), output, &AtomicBool::new(false));
+            assert!(page.is_err(), "{keys:?} {prefixes:?}");
+        }
+    }
+
+    #[test]
+    fn an_etag_that_cannot_be_sent_back_is_left_out() {
+        let long = "e".repeat(2000);
+        for tag in ["a\nb", "a\u{1b}b", "\u{e4}", &long] {
+            let mut document = list(&["a"], &[], true);
+            document.objects[0].etag = Some(tag.to_owned());
+            let page = check(&ListRequest::directory(""), document);
+            assert_eq!(page.objects[0].version.etag, None, "{tag:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_page_holds_its_keys_lie_below_the_prefix(
+            keys in prop::collection::vec("(p/)?[a./%0-9A-F+]{0,6}", 0..4),
+            prefixes in prop::collection::vec("(p/)?[a./%0-9A-F+]{0,6}/?", 0..4),
+            encoded in any::<bool>(),
+        ) {
+            let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+            let prefixes: Vec<_> = prefixes.iter().map(String::as_str).collect();
+            let document = list(&keys, &prefixes, encoded);
+            let request = ListRequest::directory("p/");
+            if let Ok(page) = page(&request, document, &AtomicBool::new(false)) {
+                prop_assert!(page.objects.iter().all(|object| object.key.starts_with("p/")));
+                let whole = |prefix: &String| prefix.starts_with("p/") && prefix.ends_with('/');
+                prop_assert!(page.prefixes.iter().all(whole));
+            }
+        }
     }
 
     #[test]

@@ -119,15 +119,25 @@ async fn kinds_come_from_status_where_there_is_no_document() {
         (404, StoreErrorKind::NotFound),
         (403, StoreErrorKind::Denied),
         (503, StoreErrorKind::Throttled),
-        (304, StoreErrorKind::NotModified),
-        (412, StoreErrorKind::Changed),
-        (416, StoreErrorKind::OutOfRange),
     ] {
         let server = Server::start(move |_| answer(status, "", "")).await;
         let err = store(&server).await.head("k").await.unwrap_err();
         assert_eq!((err.kind(), err.status()), (kind, Some(status)), "{err}");
         let err = store(&server).await.get(whole("k")).await.map(drop).unwrap_err();
         assert_eq!(err.kind(), kind, "{err}");
+    }
+    let tag = ETag::new("e");
+    for (status, kind, range, condition) in [
+        (304, StoreErrorKind::NotModified, None, Condition::NoneMatch(tag.clone())),
+        (412, StoreErrorKind::Changed, None, Condition::Match(tag)),
+        (416, StoreErrorKind::OutOfRange, Some(5..6), Condition::Any),
+    ] {
+        let server = Server::start(move |_| answer(status, "", "")).await;
+        let asked = GetRequest { range, condition, ..whole("k") };
+        let err = store(&server).await.get(asked).await.map(drop).unwrap_err();
+        assert_eq!((err.kind(), err.status()), (kind, Some(status)), "{err}");
+        let err = store(&server).await.get(whole("k")).await.map(drop).unwrap_err();
+        assert_eq!(err.kind(), StoreErrorKind::Other, "nobody asked: {err}");
     }
     let proxy = Server::start(|_| answer(502, "", "<html><body>Bad gateway</body>")).await;
     let err = store(&proxy).await.list(ListRequest::directory("")).await.unwrap_err();

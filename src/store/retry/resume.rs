@@ -2,6 +2,7 @@
 //! byte once and in order, exactly as many as its range has, or an error.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -24,7 +25,9 @@ pub(super) fn resuming(engine: Arc<Engine>, request: GetRequest, answer: GetAnsw
         end: range.end,
         body: Some(body),
         n_idle: 0,
+        n_slow: 0,
         n_resumes: 0,
+        pace: Pace::default(),
     };
     let body = stream::try_unfold(resumption, |mut resumption| async {
         let chunk = resumption.next().await?;
@@ -56,7 +59,18 @@ struct Resumption {
     body: Option<Body>,
     /// Resumptions since the last byte.
     n_idle: u32,
+    /// Of a body that came too slowly, since it last came fast enough.
+    n_slow: u32,
     n_resumes: u32,
+    pace: Pace,
+}
+
+/// What has come since a body was last found fast enough. The time between two questions for the
+/// next bytes is the reader's own and does not count.
+#[derive(Default)]
+struct Pace {
+    bytes: u64,
+    waited: Duration,
 }
 
 impl Resumption {
@@ -67,10 +81,19 @@ impl Resumption {
                 Some(body) => body,
                 None => self.rest().await?,
             };
-            match next_chunk(&self.engine, &mut body).await {
+            let asked = Instant::now();
+            let chunk = next_chunk(&self.engine, &mut body).await;
+            self.pace.waited += asked.elapsed();
+            match chunk {
                 Ok(Some(chunk)) => {
-                    self.body = Some(body);
-                    return self.take(chunk).map(Some);
+                    let chunk = self.take(chunk)?;
+                    // What a dripping body brought is kept.
+                    if self.keeps_pace(chunk.len())? {
+                        self.body = Some(body);
+                    } else {
+                        self.engine.metrics.resumed();
+                    }
+                    return Ok(Some(chunk));
                 }
                 Ok(None) => self.broke(self.short())?,
                 Err(err) if err.kind().is_transient() => self.broke(err)?,
@@ -93,6 +116,31 @@ impl Resumption {
         self.position += chunk.len() as u64;
         self.n_idle = 0;
         Ok(chunk)
+    }
+
+    /// Counts bytes that came. False where they were too few for their time, so that the rest is to
+    /// be asked for anew; fails with `TimedOut` when that did not help.
+    fn keeps_pace(&mut self, bytes: usize) -> Result<bool, StoreError> {
+        let config = self.engine.config();
+        self.pace.bytes += bytes as u64;
+        if self.pace.bytes >= config.body_bytes_min {
+            self.pace = Pace::default();
+            self.n_slow = 0;
+            return Ok(true);
+        }
+        if self.pace.waited < config.body_stall {
+            return Ok(true);
+        }
+        let Pace { bytes, waited } = std::mem::take(&mut self.pace);
+        self.n_slow += 1;
+        let n_slow_max = config.idle_resumes_max;
+        let message =
+            format!("get {:?}: the body brought {bytes} bytes in {waited:.0?}", self.request.key);
+        let err = StoreError::new(StoreErrorKind::TimedOut, message);
+        if self.n_slow > n_slow_max {
+            return Err(err);
+        }
+        self.broke(err).map(|()| false)
     }
 
     /// Notes that the body is lost; gives `err` back when it will not be asked for again.
@@ -209,11 +257,34 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_body_that_drips_is_asked_for_anew_and_given_up() {
+        let (fake, store, _) = setup(FakeStore::new());
+        (0..2).for_each(|_| fake.fault(0, Fault::Drip(Duration::from_secs(1))));
+        assert_eq!(read(&store, request(Condition::Any)).await.unwrap(), content());
+        assert_eq!(fake.take_calls().len(), 3);
+        (0..100).for_each(|_| fake.fault(0, Fault::Drip(Duration::from_secs(1))));
+        let start = Instant::now();
+        let err = read(&store, request(Condition::Any)).await.unwrap_err();
+        assert_eq!(err.kind(), StoreErrorKind::TimedOut);
+        assert_eq!(fake.take_calls().len(), 5);
+        assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_line_is_no_drip() {
+        let (fake, store, _) = setup(FakeStore::new());
+        fake.put("a", vec![7; 3000]);
+        fake.fault(0, Fault::Drip(Duration::from_millis(9)));
+        assert_eq!(read(&store, request(Condition::Any)).await.unwrap(), vec![7; 3000]);
+        assert_eq!(fake.take_calls().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_reader_that_pauses_is_no_stall() {
         let (fake, store, _) = setup(FakeStore::new());
         let mut body = store.get(request(Condition::Any)).await.unwrap().body;
         while body.try_next().await.unwrap().is_some() {
-            sleep(std::time::Duration::from_secs(60)).await;
+            sleep(Duration::from_secs(60)).await;
         }
         assert_eq!(fake.take_calls().len(), 1);
     }
