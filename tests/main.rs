@@ -9,5 +9,6 @@ mod files;
 mod layers;
 mod lifecycle;
 mod listings;
+mod quirks;
 mod semantics;
 mod simulator;
