@@ -17,6 +17,10 @@ use quick_xml::events::{BytesRef, Event};
 pub(super) struct Document {
     pub(super) is_truncated: Option<bool>,
     pub(super) continuation: Option<String>,
+    /// Only version 1 of the listing has it; it may be empty.
+    pub(super) marker: Option<String>,
+    /// Of version 1, and there only where a delimiter was asked for.
+    pub(super) next_marker: Option<String>,
     /// `EncodingType` is `url`.
     pub(super) encoded: bool,
     pub(super) objects: Vec<Listed>,
@@ -51,6 +55,9 @@ impl Document {
                 }
                 Event::Empty(empty) => {
                     path.enter(empty.local_name().as_ref())?;
+                    if path.element() == Element::Marker {
+                        document.marker = Some(String::new());
+                    }
                     path.leave();
                 }
                 Event::Text(piece) => {
@@ -77,6 +84,8 @@ impl Document {
         match (element, last) {
             (Element::IsTruncated, _) => self.is_truncated = Some(text.trim() == "true"),
             (Element::Continuation, _) => self.continuation = Some(std::mem::take(text)),
+            (Element::Marker, _) => self.marker = Some(std::mem::take(text)),
+            (Element::NextMarker, _) => self.next_marker = Some(std::mem::take(text)),
             (Element::EncodingType, _) => self.encoded = text.trim() == "url",
             (Element::CommonPrefix, _) => self.prefixes.push(std::mem::take(text)),
             (Element::Key, Some(object)) => object.key = Some(std::mem::take(text)),
@@ -100,6 +109,8 @@ enum Element {
     Root,
     IsTruncated,
     Continuation,
+    Marker,
+    NextMarker,
     EncodingType,
     Contents,
     Key,
@@ -130,6 +141,8 @@ impl Path {
             (None, _) => return Err("it is not a ListBucketResult".to_owned()),
             (Some(Element::Root), b"IsTruncated") => Element::IsTruncated,
             (Some(Element::Root), b"NextContinuationToken") => Element::Continuation,
+            (Some(Element::Root), b"Marker") => Element::Marker,
+            (Some(Element::Root), b"NextMarker") => Element::NextMarker,
             (Some(Element::Root), b"EncodingType") => Element::EncodingType,
             (Some(Element::Root), b"Contents") => Element::Contents,
             (Some(Element::Root), b"CommonPrefixes") => Element::CommonPrefixes,
@@ -152,6 +165,11 @@ impl Path {
 
 /// `&amp;`, `&#13;` and their like.
 fn character(reference: &BytesRef<'_>) -> Result<char, String> {
+    // Ill-formed, and what a server writes for a key with this byte; one such key must not hide the
+    // others.
+    if matches!(&**reference, b"#0" | b"#x0" | b"#x00") {
+        return Ok('\0');
+    }
     if let Some(character) = reference.resolve_char_ref().map_err(|err| err.to_string())? {
         return Ok(character);
     }
@@ -166,7 +184,7 @@ fn character(reference: &BytesRef<'_>) -> Result<char, String> {
 }
 
 /// `2009-10-12T17:50:30.000Z` as whole seconds since 1970.
-fn seconds(text: &str) -> Option<i64> {
+pub(super) fn seconds(text: &str) -> Option<i64> {
     quick_seconds(text.as_bytes()).or_else(|| {
         DateTime::from_str(text, DateTimeFormat::DateTimeWithOffset).ok().map(|t| t.secs())
     })
@@ -266,6 +284,7 @@ mod tests {
             encoded: true,
             objects: vec![first, second],
             prefixes: vec!["a&b/e/".to_owned()],
+            ..Document::default()
         };
         assert_eq!(Document::parse(PAGE.as_bytes()).unwrap(), document);
     }
@@ -288,6 +307,27 @@ mod tests {
         assert_eq!(Document::parse(b"<ListBucketResult/>").unwrap(), Document::default());
         let twice = b"<ListBucketResult/><ListBucketResult/>";
         assert!(Document::parse(twice).is_err());
+    }
+
+    #[test]
+    fn a_page_of_version_1_is_known_by_its_marker_also_an_empty_one() {
+        for (marker, found) in [
+            ("<Marker/>", Some("")),
+            ("<Marker></Marker>", Some("")),
+            ("<Marker>a&amp;</Marker>", Some("a&")),
+            ("", None),
+        ] {
+            let xml = format!("<ListBucketResult>{marker}</ListBucketResult>");
+            assert_eq!(Document::parse(xml.as_bytes()).unwrap().marker.as_deref(), found);
+        }
+    }
+
+    #[test]
+    fn control_characters_are_read_as_references_and_as_they_are() {
+        let xml = "<ListBucketResult><CommonPrefixes><Prefix>a&#x1;&#x0;&#31;\u{2}</Prefix>\
+                   </CommonPrefixes></ListBucketResult>";
+        let document = Document::parse(xml.as_bytes()).unwrap();
+        assert_eq!(document.prefixes, ["a\u{1}\0\u{1f}\u{2}"]);
     }
 
     #[test]
