@@ -525,3 +525,205 @@ impl Drop for LineBody {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use aws_sdk_s3::primitives::SdkBody;
+    use futures_util::{StreamExt, TryStreamExt, stream};
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::object::{ETag, Version};
+    use crate::store::Priority;
+
+    const SIZE: u64 = 1_000;
+    const CHUNK: usize = 30;
+
+    fn content() -> Vec<u8> {
+        (0..SIZE).map(|place| u8::try_from(place % 251).unwrap()).collect()
+    }
+
+    /// A body in chunks that are no divisors of anything, and how many of them were taken. Hangs
+    /// after `hang_after` chunks.
+    fn body(hang_after: usize) -> (ByteStream, Arc<AtomicUsize>) {
+        let n_taken = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&n_taken);
+        let chunks: Vec<Bytes> = content().chunks(CHUNK).map(Bytes::copy_from_slice).collect();
+        let chunks =
+            stream::iter(chunks).take(hang_after).chain(stream::pending()).map(move |chunk| {
+                count.fetch_add(1, Ordering::Relaxed);
+                Ok::<_, std::io::Error>(hyper::body::Frame::data(chunk))
+            });
+        let body = http_body_util::StreamBody::new(chunks);
+        (ByteStream::new(SdkBody::from_body_1_x(body)), n_taken)
+    }
+
+    fn request(range: Range<u64>, condition: Condition) -> GetRequest {
+        GetRequest { key: "k".into(), range: Some(range), condition, priority: Priority::Demand }
+    }
+
+    fn pinned(range: Range<u64>) -> GetRequest {
+        request(range, Condition::Match(ETag::new("e")))
+    }
+
+    fn head() -> Head {
+        let version = Version { etag: Some(ETag::new("e")), size: SIZE, modified: 1 };
+        Head { version, version_id: None }
+    }
+
+    /// A line, the answer that began it, and how many chunks of its body were taken.
+    fn begin(range: Range<u64>) -> (Arc<Wholes>, GetAnswer, Arc<AtomicUsize>) {
+        let wholes = Arc::new(Wholes::default());
+        let (body, n_taken) = body(usize::MAX);
+        let answer = wholes.begin(&pinned(range), head(), body).unwrap();
+        (wholes, answer, n_taken)
+    }
+
+    async fn bytes(answer: GetAnswer) -> Vec<u8> {
+        let expected = answer.range.clone();
+        let bytes = answer.body.try_collect::<Vec<Bytes>>().await.unwrap().concat();
+        assert_eq!(bytes.len() as u64, expected.end - expected.start);
+        bytes
+    }
+
+    fn expected(range: Range<usize>) -> Vec<u8> {
+        content()[range].to_vec()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_range_is_cut_out_and_the_rest_is_not_read() {
+        let (_wholes, answer, n_taken) = begin(100..250);
+        assert_eq!(bytes(answer).await, expected(100..250));
+        assert_eq!(n_taken.load(Ordering::Relaxed), 250_usize.div_ceil(CHUNK));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn parts_that_are_asked_for_at_once_share_one_body_in_any_order() {
+        let (wholes, first, n_taken) = begin(0..100);
+        let later: Vec<_> = [700..1_200, 100..200, 400..700, 200..400]
+            .into_iter()
+            .map(|range| wholes.join(&pinned(range)).unwrap())
+            .collect();
+        // The last to be polled has the first turn.
+        let later = later.into_iter().map(|answer| async move {
+            let range = answer.range.clone();
+            (range.start, bytes(answer).await)
+        });
+        let (mut parts, start) = tokio::join!(futures_util::future::join_all(later), bytes(first));
+        parts.push((0, start));
+        parts.sort();
+        let whole: Vec<u8> = parts.into_iter().flat_map(|(_, bytes)| bytes).collect();
+        assert_eq!(whole, content());
+        assert_eq!(n_taken.load(Ordering::Relaxed), content().chunks(CHUNK).count());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_would_be_skipped_is_given_to_one_that_comes_a_little_later() {
+        let (wholes, first, _) = begin(0..100);
+        bytes(first).await;
+        let far = wholes.join(&pinned(500..600)).unwrap();
+        let far = tokio::spawn(bytes(far));
+        tokio::task::yield_now().await;
+        let near = wholes.join(&pinned(100..300)).expect("nothing is skipped yet");
+        assert_eq!(bytes(near).await, expected(100..300));
+        assert_eq!(far.await.unwrap(), expected(500..600));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_body_has_passed_needs_another() {
+        let (wholes, first, _) = begin(0..500);
+        bytes(first).await;
+        assert!(wholes.join(&pinned(499..600)).is_none());
+        let (body, _) = body(usize::MAX);
+        let answer = wholes.begin(&pinned(10..20), head(), body).unwrap();
+        assert_eq!(bytes(answer).await, expected(10..20));
+        // Each goes on where it is nearest.
+        assert_eq!(bytes(wholes.join(&pinned(20..30)).unwrap()).await, expected(20..30));
+        assert_eq!(bytes(wholes.join(&pinned(500..510)).unwrap()).await, expected(500..510));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_same_version_is_joined_and_the_current_one_is_asked_of_the_server() {
+        let (wholes, _first, _) = begin(0..10);
+        let joins = |range, condition| wholes.join(&request(range, condition)).is_some();
+        assert!(joins(10..20, Condition::Match(ETag::new("e"))));
+        assert!(!joins(30..40, Condition::Match(ETag::new("other"))));
+        assert!(!joins(30..40, Condition::NoneMatch(ETag::new("other"))));
+        assert!(!joins(0..10, Condition::Any));
+        assert!(joins(30..40, Condition::Any), "a version without an ETag has no other pin");
+        let other = GetRequest { key: "other".into(), ..pinned(50..60) };
+        assert!(wholes.join(&other).is_none());
+        assert!(wholes.join(&pinned(SIZE..SIZE + 1)).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_gives_up_hands_the_body_on() {
+        let (wholes, mut first, n_taken) = begin(0..400);
+        first.body.next().await.unwrap().unwrap();
+        let (gone, next) =
+            (wholes.join(&pinned(400..500)).unwrap(), wholes.join(&pinned(500..600)).unwrap());
+        drop(gone);
+        drop(first);
+        assert_eq!(bytes(next).await, expected(500..600));
+        assert_eq!(n_taken.load(Ordering::Relaxed), 600 / CHUNK);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broken_body_is_told_to_all_that_wait_for_it() {
+        let wholes = Arc::new(Wholes::default());
+        let body = ByteStream::from_static(b"0123456789");
+        let first = wholes.begin(&pinned(0..100), head(), body).unwrap();
+        let second = wholes.join(&pinned(100..200)).unwrap();
+        for (answer, n_chunks) in [(first, 1), (second, 0)] {
+            let chunks: Vec<_> = answer.body.collect().await;
+            assert_eq!(chunks.len(), n_chunks + 1);
+            let err = chunks.into_iter().next_back().unwrap().unwrap_err();
+            assert_eq!(err.kind(), StoreErrorKind::Unreachable);
+        }
+        assert!(wholes.join(&pinned(100..200)).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_hangs_is_not_handed_on_and_one_that_is_slow_is() {
+        for (silence, joins) in [(4, true), (6, false)] {
+            let wholes = Arc::new(Wholes::default());
+            let (body, _) = body(1);
+            let mut first = wholes.begin(&pinned(0..100), head(), body).unwrap();
+            first.body.next().await.unwrap().unwrap();
+            let next = tokio::time::timeout(Duration::from_secs(silence), first.body.next()).await;
+            assert!(next.is_err());
+            drop(first);
+            assert_eq!(wholes.join(&pinned(100..200)).is_some(), joins, "after {silence} s");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_parked_body_is_let_go_after_a_while_and_few_are_parked() {
+        let (wholes, first, _) = begin(0..10);
+        bytes(first).await;
+        // Its watcher begins to count.
+        tokio::task::yield_now().await;
+        advance(PARKED_FOR - Duration::from_secs(1)).await;
+        bytes(wholes.join(&pinned(10..20)).unwrap()).await;
+        advance(PARKED_FOR - Duration::from_secs(1)).await;
+        assert_eq!(wholes.n_parked(), 1, "it was used meanwhile");
+        tokio::time::sleep(PARKED_FOR).await;
+        assert_eq!(wholes.n_parked(), 0);
+
+        for place in 0..10 {
+            let (body, _) = body(usize::MAX);
+            let range = place * 10..place * 10 + 10;
+            let answer = wholes.begin(&pinned(range), head(), body).unwrap();
+            bytes(answer).await;
+        }
+        assert_eq!(wholes.n_parked(), PARKED_MAX);
+    }
+
+    impl Wholes {
+        fn n_parked(&self) -> usize {
+            self.lines.lock().iter().filter(|line| line.parked_since().is_some()).count()
+        }
+    }
+}
