@@ -66,19 +66,28 @@ pub struct Version {
     pub etag: Option<ETag>,
     /// Bytes.
     pub size: u64,
-    /// LastModified in whole seconds since 1970: a HEAD has no more than that.
+    /// LastModified in whole seconds since 1970: a HEAD has no more than that. [`Self::UNDATED`]
+    /// where the answer of a server has none.
     pub modified: i64,
 }
 
 impl Version {
+    /// S3 has no objects of that age.
+    pub const UNDATED: i64 = 0;
+
+    pub fn is_dated(&self) -> bool {
+        self.modified != Self::UNDATED
+    }
+
     /// Whether an answer that carries `other` may be about this version. A missing ETag on one
-    /// side is no difference; then size and date decide.
+    /// side is no difference, nor is a missing date; then the rest decides.
     pub fn agrees_with(&self, other: &Self) -> bool {
         let etags = match (&self.etag, &other.etag) {
             (Some(a), Some(b)) => a == b,
             _ => true,
         };
-        etags && self.size == other.size && self.modified == other.modified
+        let dates = self.modified == other.modified || !(self.is_dated() && other.is_dated());
+        etags && self.size == other.size && dates
     }
 }
 
@@ -190,10 +199,13 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_etag_is_no_difference() {
+    fn a_missing_etag_or_date_is_no_difference() {
         let with = object("a", Some("e"), 1, 2).version;
         assert!(with.agrees_with(&object("a", None, 1, 2).version));
         assert!(!with.agrees_with(&object("a", Some("f"), 1, 2).version));
         assert!(!with.agrees_with(&object("a", None, 2, 2).version));
+        let undated = object("a", Some("e"), 1, Version::UNDATED).version;
+        assert!(with.agrees_with(&undated) && undated.agrees_with(&with), "nor a missing date");
+        assert!(!with.agrees_with(&object("a", Some("e"), 1, 3).version));
     }
 }

@@ -13,5 +13,6 @@ mod layers;
 mod lifecycle;
 mod listings;
 mod programs;
+mod quirks;
 mod semantics;
 mod simulator;

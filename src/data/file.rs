@@ -72,8 +72,16 @@ impl File {
 
     /// Whether an answer's bytes are bytes of this version.
     pub(super) fn holds_bytes_of(&self, head: &Head) -> bool {
-        let ours = Version { etag: self.pin().cloned(), ..self.object.version.clone() };
-        ours.has_the_bytes_of(&head.version)
+        self.pinned().has_the_bytes_of(&head.version)
+    }
+
+    /// Whether an answer is about this version.
+    pub(super) fn agrees_with(&self, head: &Head) -> bool {
+        self.pinned().agrees_with(&head.version)
+    }
+
+    fn pinned(&self) -> Version {
+        Version { etag: self.pin().cloned(), ..self.object.version.clone() }
     }
 
     /// Notes what an answer about this version taught.

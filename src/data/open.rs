@@ -112,7 +112,8 @@ impl Data {
             }
             Err(err) => return Err(err.into()),
         };
-        let (current, opened) = self.current(file, &answer.head, sent);
+        let head = self.dated(file, answer.head).await;
+        let (current, opened) = self.current(file, &head, sent);
         let range = 0..answer.range.end.min(SMALL_BYTES_MAX);
         let fits = permit.filter(|permit| permit.bytes() >= chunk_bytes(&range));
         let permit = match fits {
@@ -150,12 +151,30 @@ impl Data {
         self.budget.try_reserve(&[bytes])?.pop()
     }
 
+    /// `head`, with a date where it is about another version than `file` and has none: a new
+    /// version without its date would seem older than the one before.
+    async fn dated(&self, file: &File, mut head: Head) -> Head {
+        if !head.version.is_dated()
+            && !file.agrees_with(&head)
+            && let Ok(asked) = self.store.head(&file.object.key).await
+            && asked.version.agrees_with(&head.version)
+        {
+            head.version.modified = asked.version.modified;
+        }
+        head
+    }
+
     /// The file that the answer is about: `file` itself, or the one that took its place.
     fn current(&self, file: &Arc<File>, head: &Head, sent: Instant) -> (Arc<File>, Opened) {
-        let (current, opened) = if file.object.version.agrees_with(&head.version) {
+        let (current, opened) = if file.agrees_with(head) {
             (Arc::clone(file), Opened::Current)
         } else {
-            let version = head.version.clone();
+            let mut version = head.version.clone();
+            // Where listings have no ETag, those of the new version will have none either, and it
+            // keeps its inode number; but for one that nothing else tells from the old.
+            if file.object.version.etag.is_none() && !file.object.version.agrees_with(&version) {
+                version.etag = None;
+            }
             let object = Arc::new(Object { key: Arc::clone(&file.object.key), version });
             let ino = (self.numbering)(&object);
             let replacement = Replacement { object: Arc::clone(&object), sent };

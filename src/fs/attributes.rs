@@ -8,8 +8,8 @@ use crate::object::Ino;
 const PREFERRED_READ_BYTES: u32 = 128 << 10;
 
 /// 14 March 2006, the day S3 opened: the date of every directory, with or without a marker
-/// object, fixed so that two mounts give the same tar.
-const DIRECTORY_MODIFIED: i64 = 1_142_294_400;
+/// object, and of a file whose server tells none; fixed so that two mounts give the same tar.
+const UNDATED_MODIFIED: i64 = 1_142_294_400;
 
 /// Execute without read: what a directory shows that may be passed through but not listed.
 const PASS_THROUGH_MODE: u16 = 0o111;
@@ -49,12 +49,14 @@ impl Look {
     pub(super) fn attr(&self, ino: Ino, node: &Node) -> Attr {
         let (is_directory, size, modified, mode) = match node {
             Node::File(object) => {
-                (false, object.version.size, object.version.modified, self.file_mode)
+                let version = &object.version;
+                let modified = if version.is_dated() { version.modified } else { UNDATED_MODIFIED };
+                (false, version.size, modified, self.file_mode)
             }
             Node::Directory { listable, .. } => {
                 let mode =
                     if *listable { self.dir_mode } else { self.dir_mode & PASS_THROUGH_MODE };
-                (true, 0, DIRECTORY_MODIFIED, mode)
+                (true, 0, UNDATED_MODIFIED, mode)
             }
         };
         Attr {
@@ -90,6 +92,13 @@ mod tests {
     }
 
     #[test]
+    fn a_file_without_a_date_has_that_of_directories() {
+        let version = Version { etag: None, size: 1, modified: Version::UNDATED };
+        let node = Node::File(Arc::new(Object { key: "k".into(), version }));
+        assert_eq!(LOOK.attr(Ino(5), &node).modified, UNDATED_MODIFIED);
+    }
+
+    #[test]
     fn a_directory_that_may_not_be_listed_can_only_be_passed_through() {
         let path = DirPath::new("d/");
         let attr = |listable| {
@@ -98,6 +107,6 @@ mod tests {
         };
         assert_eq!(attr(true).mode, 0o555);
         assert_eq!(attr(false).mode, 0o111);
-        assert_eq!((attr(true).modified, attr(true).nlink), (DIRECTORY_MODIFIED, 1));
+        assert_eq!((attr(true).modified, attr(true).nlink), (UNDATED_MODIFIED, 1));
     }
 }

@@ -1,6 +1,8 @@
 //! S3 through aws-sdk-s3: the only store that asks a server. It sends a request once (twice where
 //! the bucket's region or the credentials had to be learnt first), checks that the answer is what
 //! was asked for, and turns every error into a kind. Time, retries and limits are the wrappers'.
+//! What is not quite S3 is found out and made up for in `requests`, `quirks` and `whole`; nobody
+//! above hears of it.
 
 mod answer;
 mod connect;
@@ -8,28 +10,31 @@ mod document;
 mod errors;
 mod guard;
 mod listing;
+mod notes;
+mod quirks;
+mod requests;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{Builder, Region};
-use aws_sdk_s3::types::{EncodingType, RequestPayer};
+use aws_sdk_s3::types::RequestPayer;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
 
-use self::answer::{ExactBody, condition_kept, extent, if_match};
-use self::document::{Document, TakeBody, Unreadable};
-use self::errors::{Operation, transport};
+use self::errors::Operation;
+use self::quirks::Quirks;
+use self::whole::Wholes;
 use super::credentials::{CredentialFiles, ReloadingCredentials};
-use super::{Condition, GetAnswer, GetRequest, Head, ListPage, ListRequest, ObjectStore};
+use super::{GetAnswer, GetRequest, Head, ListPage, ListRequest, ObjectStore};
 use crate::config::BucketConfig;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::metrics::RequestKind;
-use crate::object::{ETag, Version};
 
 /// One bucket.
 pub struct AwsStore {
@@ -44,6 +49,11 @@ pub struct AwsStore {
     live: RwLock<Arc<Live>>,
     /// A listing had keys that are left out, and that was said.
     warned: AtomicBool,
+    quirks: Quirks,
+    /// Open bodies of a server that ignores Range.
+    wholes: Arc<Wholes>,
+    /// Whether a 403 to a HEAD was looked into.
+    asked_of_head: AtomicBool,
 }
 
 /// The client for the region that the bucket is believed to be in.
@@ -67,6 +77,7 @@ impl AwsStore {
     fn new(config: &BucketConfig, setup: connect::Setup) -> Self {
         let connect::Setup { builder, region, credentials, endpoint_url } = setup;
         let live = Live::new(&builder, region, endpoint_url.as_deref());
+        let quirks = Quirks::new(live.endpoint.clone());
         Self {
             bucket: config.bucket.clone(),
             profile: config.profile.clone(),
@@ -77,6 +88,9 @@ impl AwsStore {
             credentials,
             live: RwLock::new(Arc::new(live)),
             warned: AtomicBool::new(false),
+            quirks,
+            wholes: Arc::default(),
+            asked_of_head: AtomicBool::new(false),
         }
     }
 
@@ -142,118 +156,19 @@ impl AwsStore {
             _ => false,
         }
     }
-
-    async fn head_object(&self, live: Arc<Live>, key: &str) -> Result<Head, Failure> {
-        let request = live
-            .client
-            .head_object()
-            .bucket(&self.bucket)
-            .key(key)
-            .set_request_payer(self.requester.clone())
-            .set_expected_bucket_owner(self.expected_bucket_owner.clone());
-        let answer = request.send().await.map_err(|err| failure(move |o| o.sdk_error(&err)))?;
-        let size = answer.content_length().and_then(|length| u64::try_from(length).ok());
-        let size = size.ok_or_else(|| broken_rule("the answer has no Content-Length"))?;
-        Ok(head(answer.e_tag(), size, answer.last_modified(), answer.version_id()))
-    }
-
-    async fn list_objects(
-        &self,
-        live: Arc<Live>,
-        request: &ListRequest,
-    ) -> Result<ListPage, Failure> {
-        let start_after = match request.continuation {
-            None => request.start_after.clone(),
-            Some(_) => None,
-        };
-        let listing = live
-            .client
-            .list_objects_v2()
-            .bucket(&self.bucket)
-            .prefix(&request.prefix)
-            .set_delimiter(request.delimited.then(|| "/".to_owned()))
-            .set_start_after(start_after)
-            .set_continuation_token(request.continuation.clone())
-            .max_keys(i32::from(request.keys_max))
-            .encoding_type(EncodingType::Url)
-            .set_request_payer(self.requester.clone())
-            .set_expected_bucket_owner(self.expected_bucket_owner.clone());
-        let body = TakeBody::default();
-        let listing = listing.customize().interceptor(body.clone());
-        listing.send().await.map_err(|err| failure(move |o| o.sdk_error(&err)))?;
-        let body = body.taken().ok_or_else(|| broken_rule("the answer has no body"))?;
-        let document = Document::read(body).await.map_err(|err| {
-            failure(move |o| match err {
-                Unreadable::BrokenOff(err) => {
-                    let what = format!("the listing broke off ({})", transport(&err));
-                    o.failed(StoreErrorKind::Unreachable, &what)
-                }
-                // Cut on its way, or not from S3 at all; only another try can tell.
-                Unreadable::IllFormed(what) => {
-                    let what = format!("the listing can not be read: {what}");
-                    o.failed(StoreErrorKind::Unreachable, &what)
-                }
-                Unreadable::Wrong(what) => o.broken_rule(what),
-            })
-        })?;
-        listing::page(request, document, &self.warned).map_err(broken_rule)
-    }
-
-    async fn get_object(
-        &self,
-        live: Arc<Live>,
-        request: &GetRequest,
-    ) -> Result<GetAnswer, Failure> {
-        let mut get = live
-            .client
-            .get_object()
-            .bucket(&self.bucket)
-            .key(&*request.key)
-            .set_request_payer(self.requester.clone())
-            .set_expected_bucket_owner(self.expected_bucket_owner.clone());
-        if let Some(range) = &request.range {
-            assert!(range.start < range.end, "the store contract: a range is not empty");
-            get = get.range(format!("bytes={}-{}", range.start, range.end - 1));
-        }
-        get = match &request.condition {
-            Condition::Any => get,
-            Condition::Match(etag) => get.set_if_match(if_match(etag).map(str::to_owned)),
-            Condition::NoneMatch(etag) => get.if_none_match(etag.as_str()),
-            Condition::VersionId(id) => get.version_id(&**id),
-        };
-        let answer = get.send().await.map_err(|err| failure(move |o| o.sdk_error(&err)))?;
-        let range = request.range.as_ref();
-        let extent = extent(range, answer.content_range(), answer.content_length())
-            .map_err(|what| failure(move |o| o.broken_rule(&what)))?;
-        let head = head(answer.e_tag(), extent.size, answer.last_modified(), answer.version_id());
-        condition_kept(&request.condition, &head).map_err(|kind| {
-            failure(move |o| o.failed(kind, "the server ignored the condition, we did not"))
-        })?;
-        let body = ExactBody::new(answer.body, Arc::clone(&request.key), &extent);
-        Ok(GetAnswer { head, range: extent.range, body: Box::pin(body) })
-    }
 }
 
 impl ObjectStore for AwsStore {
     fn head<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Head, StoreError>> {
-        self.send(RequestKind::Head, key, false, |live| self.head_object(live, key)).boxed()
+        self.find(key).boxed()
     }
 
     fn list(&self, request: ListRequest) -> BoxFuture<'_, Result<ListPage, StoreError>> {
-        async move {
-            let send = |live| self.list_objects(live, &request);
-            self.send(RequestKind::List, &request.prefix, false, send).await
-        }
-        .boxed()
+        async move { self.page(&request).await }.boxed()
     }
 
     fn get(&self, request: GetRequest) -> BoxFuture<'_, Result<GetAnswer, StoreError>> {
-        async move {
-            let versioned = matches!(request.condition, Condition::VersionId(_));
-            let send = |live| self.get_object(live, &request);
-            self.send(RequestKind::Get, &request.key, versioned, send).await
-        }
-        .boxed()
+        async move { self.fetch(&request).await }.boxed()
     }
 }
 
@@ -283,22 +198,4 @@ fn suspects_credentials(err: &StoreError) -> bool {
         || (err.kind() == StoreErrorKind::Other
             && err.status() == Some(400)
             && err.code().is_none())
-}
-
-fn head(
-    etag: Option<&str>,
-    size: u64,
-    modified: Option<&aws_sdk_s3::primitives::DateTime>,
-    version_id: Option<&str>,
-) -> Head {
-    let modified = modified.map_or(0, aws_sdk_s3::primitives::DateTime::secs);
-    Head {
-        version: Version {
-            etag: etag.filter(|tag| !tag.is_empty()).map(ETag::new),
-            size,
-            modified,
-        },
-        // What S3 answers where versioning is suspended; it names no version for good.
-        version_id: version_id.filter(|id| *id != "null").map(Into::into),
-    }
 }

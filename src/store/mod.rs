@@ -35,7 +35,9 @@ pub trait ObjectStore: Send + Sync + 'static {
     fn get(&self, request: GetRequest) -> BoxFuture<'_, Result<GetAnswer, StoreError>>;
 }
 
-/// What the head of a HEAD or GET answer says of an object.
+/// What the head of a HEAD or GET answer says of an object. A GET's may lack the date
+/// ([`Version::is_dated`]); then a HEAD tells it, as far as anything does. A HEAD lacks the ETag where
+/// listings do, so that both tell one version; then a GET tells it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Head {
     /// `size` is that of the whole object, also in the answer to a ranged GET.

@@ -8,6 +8,7 @@ use tracing::debug;
 
 use super::answer::{Answer, Source, What};
 use super::directory::{Directory, Opening, Plan};
+use super::listing::shows_order;
 use super::snapshot::Snapshot;
 use super::{Tree, is_outage};
 use crate::error::{FsError, StoreError, StoreErrorKind};
@@ -229,7 +230,7 @@ fn read_name(key: &str, page: &ListPage, ordered: bool) -> Listed {
     }
     let keys = page.objects.iter().map(|object| &*object.key);
     let last = keys.chain(page.prefixes.iter().map(String::as_str)).max();
-    let passed = ordered && last.is_some_and(|last| last > directory.as_str());
+    let passed = ordered && shows_order(page) && last.is_some_and(|last| last > directory.as_str());
     if page.continuation.is_some() && !passed {
         return Listed::Unclear;
     }

@@ -54,7 +54,20 @@ pub(super) struct Assembly {
     /// All that has come since the server was found to list in another order, or everything where
     /// that was known from the start. Sorted when the listing ends.
     unordered: Option<Unordered>,
+    /// Keys and common prefixes that came in the order of keys, one after another.
+    n_in_order: usize,
     has_keys: bool,
+}
+
+/// So many items in the order of keys are no accident on a server that has no order: a listing is
+/// not believed to have passed a name before.
+const IN_ORDER_MIN: usize = 16;
+
+/// Whether one page alone shows that its server lists in the order of keys.
+pub(super) fn shows_order(page: &ListPage) -> bool {
+    page.objects.len() + page.prefixes.len() >= IN_ORDER_MIN
+        && page.objects.is_sorted_by(|a, b| a.key < b.key)
+        && page.prefixes.is_sorted()
 }
 
 /// Entries in no order, each name once, the directory before the object.
@@ -107,6 +120,7 @@ impl Assembly {
             furthest: String::new(),
             last_directory: None,
             unordered: (!ordered).then(Unordered::default),
+            n_in_order: 0,
             has_keys: false,
         }
     }
@@ -132,10 +146,14 @@ impl Assembly {
     }
 
     /// Whether everything about `name` has been seen: an object and a directory of that name would
-    /// have come by now. The second condition is for servers whose other order shows only later.
+    /// have come by now. The conditions beside the order are for servers whose other order shows only
+    /// later: one that is none by then, and the one of a tree walk.
     pub(super) fn has_passed(&self, name: &str) -> bool {
         let stem = self.last.strip_suffix('/').unwrap_or(&self.last);
-        self.is_ordered() && raw_order((name, true), split(&self.last)).is_le() && name < stem
+        self.is_ordered()
+            && self.n_in_order >= IN_ORDER_MIN
+            && raw_order((name, true), split(&self.last)).is_le()
+            && name < stem
     }
 
     /// Takes the next page; one without a continuation is the last. `is_given` says whether a name
@@ -209,6 +227,7 @@ impl Assembly {
             let slash = if last.version.is_none() { "/" } else { "" };
             self.last = format!("{}{slash}", last.name);
         }
+        self.n_in_order += items.len();
         if !in_order && self.is_ordered() {
             let mut unordered = Unordered::default();
             for held in std::mem::take(&mut self.held) {
@@ -331,6 +350,11 @@ mod tests {
         pages
     }
 
+    /// Enough of them to show an order, and they come before letters.
+    fn in_order() -> Vec<String> {
+        (0..=IN_ORDER_MIN).map(|number| format!("0{number:02}")).collect()
+    }
+
     fn push(assembly: &mut Assembly, page: ListPage) -> Gain {
         assembly.push(page, Instant::now(), |_| false)
     }
@@ -375,11 +399,12 @@ mod tests {
     #[test]
     fn a_first_page_reaches_the_reader_except_for_what_is_a_prefix_of_its_last_key() {
         let mut assembly = Assembly::new("p/", true);
+        push(&mut assembly, pages(&in_order(), IN_ORDER_MIN).remove(0));
         let entries = ["a", "b", "b-1", "b-2", "c"].map(str::to_owned);
         let first = pages(&entries, 4).remove(0);
         let names: Vec<String> =
             push(&mut assembly, first).items.into_iter().map(|item| item.name).collect();
-        assert_eq!(names, ["a", "b-1"], "b and b-2 may still be directories");
+        assert_eq!(names[names.len() - 2..], ["a", "b-1"], "b and b-2 may still be directories");
         assert!(assembly.has_passed("a") && assembly.has_passed("aa"));
         assert!(!assembly.has_passed("b") && !assembly.has_passed("b-2"));
     }
@@ -408,8 +433,23 @@ mod tests {
     #[test]
     fn what_another_order_may_still_bring_is_not_passed_before_that_order_is_noticed() {
         let mut assembly = Assembly::new("p/", true);
-        push(&mut assembly, pages(&["a/", "a-b"].map(str::to_owned), 1).remove(0));
+        let first = || pages(&["a/", "a-b"].map(str::to_owned), 1).remove(0);
+        push(&mut assembly, first());
+        assert!(!assembly.has_passed("0"), "one item shows no order at all");
+        let mut assembly = Assembly::new("p/", true);
+        push(&mut assembly, pages(&in_order(), 1 + IN_ORDER_MIN).remove(0));
+        assert!(assembly.has_passed("0"), "so many do");
+        push(&mut assembly, first());
         assert!(assembly.is_ordered() && !assembly.has_passed("a-b") && assembly.has_passed("0"));
+    }
+
+    #[test]
+    fn one_page_shows_an_order_if_it_is_long_enough() {
+        let page = |n_entries| pages(&in_order()[..n_entries], 100).remove(0);
+        assert!(shows_order(&page(IN_ORDER_MIN)) && !shows_order(&page(IN_ORDER_MIN - 1)));
+        let mut page = page(IN_ORDER_MIN);
+        page.objects.swap(3, 4);
+        assert!(!shows_order(&page));
     }
 
     #[test]
@@ -486,7 +526,7 @@ mod tests {
 
         #[test]
         fn what_has_been_passed_is_known(
-            keys in prop::collection::vec("[ab./0é-]{1,6}", 1..40), page_keys in 1_usize..12,
+            keys in prop::collection::vec("[ab./0é-]{1,6}", 1..100), page_keys in 1_usize..40,
             name in "[ab.0é-]{1,4}",
         ) {
             let all = expected(&keys);

@@ -13,6 +13,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
 use support::pictures::{self, FOREST, MOUNTAINS};
+use support::simulator::quirks::Quirk;
 use support::simulator::shaping::{Shaping, Share};
 use support::simulator::{ACCESS_KEY, REGION, SECRET_KEY, Simulator, World};
 
@@ -63,6 +64,9 @@ struct Args {
     /// One connection in so many requests is reset
     #[arg(long)]
     resets_one_in: Option<u64>,
+    /// Differ from S3 in this way; may be given several times
+    #[arg(long)]
+    quirk: Vec<Quirk>,
     /// Two pictures and a small tree of text files
     #[arg(long)]
     demo: bool,
@@ -90,6 +94,7 @@ async fn main() -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let simulator = start(&args)?;
+    args.quirk.iter().for_each(|quirk| simulator.set_quirk(*quirk));
     fill(&args, &simulator);
     let endpoint = simulator.endpoint();
     if let Some(path) = &args.tls_ca {

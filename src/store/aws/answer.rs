@@ -20,8 +20,8 @@ pub(super) struct Extent {
     /// Of the object, in bytes.
     pub(super) size: u64,
     pub(super) range: Range<u64>,
-    /// The body goes on after `range`, because the server ignored the Range; the rest is dropped.
-    pub(super) longer: bool,
+    /// The body is the whole object and not `range` of it, because the server ignored the Range.
+    pub(super) whole: bool,
 }
 
 /// From what was asked and the answer's Content-Range and Content-Length. Fails with what is wrong.
@@ -42,19 +42,18 @@ pub(super) fn extent(
             if length.is_some_and(|length| length != range.end - range.start) {
                 return Err(format!("Content-Range {text:?} does not fit Content-Length"));
             }
-            Ok(Extent { size, range, longer: false })
+            Ok(Extent { size, range, whole: false })
         }
         (None, Some(text)) => Err(format!("asked for the whole object, got {text:?}")),
         (asked, None) => {
             let size = length.ok_or("the answer has no Content-Length")?;
             let range = match asked {
                 None => 0..size,
-                Some(asked) if asked.start == 0 => 0..asked.end.min(size),
-                Some(asked) => {
-                    return Err(format!("asked for bytes {asked:?}, got the whole object"));
-                }
+                Some(asked) if asked.start < size => asked.start..asked.end.min(size),
+                // It has shrunk, or is empty.
+                Some(_) => 0..0,
             };
-            Ok(Extent { size, longer: range.end < size, range })
+            Ok(Extent { size, whole: range != (0..size), range })
         }
     }
 }
@@ -107,14 +106,12 @@ pub(super) struct ExactBody {
     key: Arc<str>,
     total: u64,
     left: u64,
-    /// What comes after the announced bytes is dropped rather than an error.
-    longer: bool,
 }
 
 impl ExactBody {
     pub(super) fn new(body: ByteStream, key: Arc<str>, extent: &Extent) -> Self {
         let total = extent.range.end - extent.range.start;
-        Self { body, key, total, left: total, longer: extent.longer }
+        Self { body, key, total, left: total }
     }
 
     fn error(&self, kind: StoreErrorKind, what: &str) -> StoreError {
@@ -135,15 +132,9 @@ impl Stream for ExactBody {
         }
         let chunk = ready!(Pin::new(&mut this.body).poll_next(ctx));
         Poll::Ready(Some(match chunk {
-            Some(Ok(mut chunk)) => match this.left.checked_sub(chunk.len() as u64) {
+            Some(Ok(chunk)) => match this.left.checked_sub(chunk.len() as u64) {
                 Some(left) => {
                     this.left = left;
-                    Ok(chunk)
-                }
-                None if this.longer => {
-                    // Fits: it is less than the chunk's own length.
-                    chunk.truncate(usize::try_from(this.left).unwrap_or(usize::MAX));
-                    this.left = 0;
                     Ok(chunk)
                 }
                 None => Err(this.error(StoreErrorKind::Other, "the body goes on")),
@@ -167,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_range_must_be_the_one_that_was_asked_for_cut_at_the_end() {
-        let part = |range: Range<u64>, size| Ok(Extent { size, range, longer: false });
+        let part = |range: Range<u64>, size| Ok(Extent { size, range, whole: false });
         assert_eq!(extent(Some(&(5..10)), Some("bytes 5-9/100"), Some(5)), part(5..10, 100));
         assert_eq!(extent(Some(&(5..10)), Some("bytes 5-7/8"), Some(3)), part(5..8, 8));
         for (range, length) in [
@@ -216,17 +207,19 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_ignores_the_range_is_cut_at_the_start_and_refused_elsewhere() {
-        let whole = Extent { size: 100, range: 0..10, longer: true };
-        assert_eq!(extent(Some(&(0..10)), None, Some(100)), Ok(whole));
-        let short = Extent { size: 4, range: 0..4, longer: false };
-        assert_eq!(extent(Some(&(0..10)), None, Some(4)), Ok(short));
-        assert!(extent(Some(&(1..10)), None, Some(100)).is_err());
+    fn the_whole_object_may_come_for_a_range_of_it() {
+        let whole = |range: Range<u64>| Ok(Extent { size: 100, range, whole: true });
+        assert_eq!(extent(Some(&(0..10)), None, Some(100)), whole(0..10));
+        assert_eq!(extent(Some(&(50..120)), None, Some(100)), whole(50..100));
+        assert_eq!(extent(Some(&(100..120)), None, Some(100)), whole(0..0), "it has shrunk");
+        let same = Extent { size: 4, range: 0..4, whole: false };
+        assert_eq!(extent(Some(&(0..10)), None, Some(4)), Ok(same));
+        assert!(extent(Some(&(0..10)), None, None).is_err());
     }
 
     #[test]
     fn a_whole_object_has_a_length_and_no_range() {
-        let empty = Extent { size: 0, range: 0..0, longer: false };
+        let empty = Extent { size: 0, range: 0..0, whole: false };
         assert_eq!(extent(None, None, Some(0)), Ok(empty));
         assert!(extent(None, None, None).is_err());
         assert!(extent(None, Some("bytes 0-9/100"), Some(10)).is_err());
@@ -252,8 +245,8 @@ mod tests {
         assert_eq!(if_match(&ETag::new("a")), Some("\"a\""));
     }
 
-    async fn read(bytes: &'static [u8], total: u64, longer: bool) -> Result<Vec<u8>, StoreError> {
-        let extent = Extent { size: total, range: 0..total, longer };
+    async fn read(bytes: &'static [u8], total: u64) -> Result<Vec<u8>, StoreError> {
+        let extent = Extent { size: total, range: 0..total, whole: false };
         let body = ExactBody::new(ByteStream::from_static(bytes), "k".into(), &extent);
         let chunks: Vec<Bytes> = body.try_collect().await?;
         Ok(chunks.concat())
@@ -261,11 +254,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_has_exactly_its_length_or_fails() {
-        assert_eq!(read(b"12345", 5, false).await.unwrap(), b"12345");
-        assert_eq!(read(b"12345", 3, true).await.unwrap(), b"123");
-        let short = read(b"12345", 8, false).await.unwrap_err();
+        assert_eq!(read(b"12345", 5).await.unwrap(), b"12345");
+        let short = read(b"12345", 8).await.unwrap_err();
         assert_eq!(short.kind(), StoreErrorKind::Unreachable);
         assert!(short.message().contains("the body ended after 5 of 8 bytes"), "{short}");
-        assert_eq!(read(b"12345", 3, false).await.unwrap_err().kind(), StoreErrorKind::Other);
+        assert_eq!(read(b"12345", 3).await.unwrap_err().kind(), StoreErrorKind::Other);
     }
 }

@@ -20,6 +20,10 @@ use crate::store::ListRequest;
 pub(super) struct Document {
     pub(super) is_truncated: Option<bool>,
     pub(super) continuation: Option<String>,
+    /// Only version 1 of the listing has it; it may be empty.
+    pub(super) marker: Option<String>,
+    /// Of version 1, and there only where a delimiter was asked for.
+    pub(super) next_marker: Option<String>,
     /// `EncodingType` is `url`.
     pub(super) encoded: bool,
     pub(super) objects: Vec<Listed>,
@@ -117,6 +121,9 @@ impl Document {
                 }
                 Event::Empty(empty) => {
                     path.enter(empty.local_name().as_ref())?;
+                    if path.element() == Element::Marker {
+                        document.marker = Some(String::new());
+                    }
                     path.leave();
                 }
                 Event::Text(piece) => {
@@ -161,6 +168,8 @@ impl Document {
                 });
             }
             (Element::Continuation, _) => self.continuation = Some(std::mem::take(text)),
+            (Element::Marker, _) => self.marker = Some(std::mem::take(text)),
+            (Element::NextMarker, _) => self.next_marker = Some(std::mem::take(text)),
             (Element::EncodingType, _) => self.encoded = text.trim() == "url",
             (Element::CommonPrefix, _) => self.prefixes.push(std::mem::take(text)),
             (Element::Key, Some(object)) => object.key = Some(std::mem::take(text)),
@@ -186,6 +195,8 @@ enum Element {
     Root,
     IsTruncated,
     Continuation,
+    Marker,
+    NextMarker,
     EncodingType,
     Contents,
     Key,
@@ -219,6 +230,8 @@ impl Path {
             (None, _) => return Err("it is not a ListBucketResult".to_owned().into()),
             (Some(Element::Root), b"IsTruncated") => Element::IsTruncated,
             (Some(Element::Root), b"NextContinuationToken") => Element::Continuation,
+            (Some(Element::Root), b"Marker") => Element::Marker,
+            (Some(Element::Root), b"NextMarker") => Element::NextMarker,
             (Some(Element::Root), b"EncodingType") => Element::EncodingType,
             (Some(Element::Root), b"Contents") => Element::Contents,
             (Some(Element::Root), b"CommonPrefixes") => Element::CommonPrefixes,
@@ -253,6 +266,11 @@ fn check_encoding(declaration: &BytesDecl<'_>) -> Result<(), Unreadable> {
 /// `&amp;`, `&#13;` and their like.
 fn character(reference: &BytesRef<'_>) -> Result<char, Unreadable> {
     const NONE: Unreadable = Unreadable::Wrong("the listing has an entity that XML does not have");
+    // Ill-formed, and what a server writes for a key with this byte; one such key must not hide the
+    // others.
+    if matches!(&**reference, b"#0" | b"#x0" | b"#x00") {
+        return Ok('\0');
+    }
     if let Some(character) = reference.resolve_char_ref().map_err(|_| NONE)? {
         return Ok(character);
     }
@@ -267,7 +285,7 @@ fn character(reference: &BytesRef<'_>) -> Result<char, Unreadable> {
 }
 
 /// `2009-10-12T17:50:30.000Z` as whole seconds since 1970.
-fn seconds(text: &str) -> Option<i64> {
+pub(super) fn seconds(text: &str) -> Option<i64> {
     quick_seconds(text.as_bytes()).or_else(|| {
         DateTime::from_str(text, DateTimeFormat::DateTimeWithOffset).ok().map(|t| t.secs())
     })
@@ -367,6 +385,7 @@ mod tests {
             encoded: true,
             objects: vec![first, second],
             prefixes: vec!["a&b/e/".to_owned()],
+            ..Document::default()
         };
         assert_eq!(Document::parse(PAGE.as_bytes()).unwrap(), document);
     }
@@ -444,6 +463,27 @@ mod tests {
         for document in [a, b, c] {
             assert_eq!(document.unwrap().objects.len(), 1000);
         }
+    }
+
+    #[test]
+    fn a_page_of_version_1_is_known_by_its_marker_also_an_empty_one() {
+        for (marker, found) in [
+            ("<Marker/>", Some("")),
+            ("<Marker></Marker>", Some("")),
+            ("<Marker>a&amp;</Marker>", Some("a&")),
+            ("", None),
+        ] {
+            let xml = format!("<ListBucketResult>{marker}</ListBucketResult>");
+            assert_eq!(Document::parse(xml.as_bytes()).unwrap().marker.as_deref(), found);
+        }
+    }
+
+    #[test]
+    fn control_characters_are_read_as_references_and_as_they_are() {
+        let xml = "<ListBucketResult><CommonPrefixes><Prefix>a&#x1;&#x0;&#31;\u{2}</Prefix>\
+                   </CommonPrefixes></ListBucketResult>";
+        let document = Document::parse(xml.as_bytes()).unwrap();
+        assert_eq!(document.prefixes, ["a\u{1}\0\u{1f}\u{2}"]);
     }
 
     #[test]

@@ -1,4 +1,7 @@
-//! A page of ListObjectsV2, decoded and checked. Pure.
+//! A page of a listing, decoded and checked. Pure.
+//!
+//! A token of version 1 is a key, its marker. For the layers above it is as opaque as those of
+//! version 2, and it says itself what it is: one listing goes on in the version it began in.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,8 +10,62 @@ use percent_encoding::percent_decode_str;
 
 use super::document::Document;
 use super::guard::is_usable_tag;
+use super::quirks::{Known, Quirk};
 use crate::object::{ETag, Object, Version};
 use crate::store::{ListPage, ListRequest};
+
+/// What a token of version 1 begins with; no server's own begins so.
+const MARKER: &str = "marker\0";
+
+/// Where a listing goes on.
+pub(super) enum Start<'a> {
+    /// At its beginning.
+    First,
+    Token(&'a str),
+    Marker(&'a str),
+}
+
+impl<'a> Start<'a> {
+    pub(super) fn of(request: &'a ListRequest) -> Self {
+        match request.continuation.as_deref() {
+            None => Self::First,
+            Some(token) => token.strip_prefix(MARKER).map_or(Self::Token(token), Self::Marker),
+        }
+    }
+}
+
+/// How the server differs from S3, as far as its answer to a request that was sent as for `known`
+/// shows it.
+pub(super) fn differences(request: &ListRequest, known: Known, document: &Document) -> Vec<Quirk> {
+    let etags = || document.objects.iter().map(|listed| listed.etag.as_deref().unwrap_or_default());
+    let is_bare = |etag: &str| !etag.is_empty() && !etag.starts_with(['"', 'W']);
+    let is_empty = document.objects.is_empty() && document.prefixes.is_empty();
+    let newer = match Start::of(request) {
+        Start::First => !known.has(Quirk::NoV2),
+        Start::Token(_) => true,
+        Start::Marker(_) => false,
+    };
+    let ignores_v2 = newer && document.marker.is_some() && document.continuation.is_none();
+    let after = request.start_after.as_deref().filter(|_| request.continuation.is_none());
+    let ignores_start = |after: &str| {
+        let keys = document.objects.iter().filter_map(|listed| listed.key.as_deref());
+        let prefixes = document.prefixes.iter().map(String::as_str);
+        let decoded = |name| decoded(name, document.encoded);
+        keys.chain(prefixes).filter_map(decoded).any(|name| *name <= *after)
+    };
+    let asked_after = newer && !ignores_v2 && !known.no_start_after();
+    let found = [
+        (Quirk::ListsNoETags, !document.objects.is_empty() && etags().all(str::is_empty)),
+        (Quirk::UnquotedETags, etags().any(is_bare)),
+        (
+            Quirk::IgnoresEncodingType,
+            !known.has(Quirk::RefusesEncodingType) && !document.encoded && !is_empty,
+        ),
+        (Quirk::NoV2, ignores_v2),
+        (Quirk::IgnoresStartAfter, asked_after && after.is_some_and(ignores_start)),
+    ];
+    found.into_iter().filter(|(_, found)| *found).map(|(quirk, _)| quirk).collect()
+}
 
 /// S3's own bound. A key below a prefix that was asked for has the prefix and more.
 const KEY_BYTES_MAX: usize = 1024;
@@ -53,6 +110,11 @@ pub(super) fn page(
         }
         page.prefixes.push(prefix.into_owned());
     }
+    // Some servers ignore start-after, and all do where they go by tokens instead.
+    if let Some(after) = &request.start_after {
+        page.objects.retain(|object| *object.key > **after);
+        page.prefixes.retain(|prefix| prefix > after);
+    }
     if n_strange > 0 && !warned.swap(true, Ordering::Relaxed) {
         tracing::warn!(
             "the listing of {:?} has {n_strange} keys that are not UTF-8: left out",
@@ -81,6 +143,11 @@ fn continuation(
     // Not decoded: encoding-type covers keys, prefixes, delimiter and start-after only (API
     // reference, ListObjectsV2).
     let token = document.continuation.as_deref().filter(|token| !token.is_empty());
+    let marker = match (token, &document.marker) {
+        (None, Some(_)) if document.is_truncated == Some(true) => Some(next_marker(document)?),
+        _ => None,
+    };
+    let token = marker.as_deref().or(token);
     match (document.is_truncated.unwrap_or(token.is_some()), token) {
         (false, _) => Ok(None),
         (true, None) => Err("the listing goes on, but the page has no continuation token"),
@@ -89,6 +156,20 @@ fn continuation(
         }
         (true, Some(token)) => Ok(Some(token.to_owned())),
     }
+}
+
+/// Where version 1 goes on: where the page says so, else after its last item (API reference,
+/// ListObjects, NextMarker).
+fn next_marker(document: &Document) -> Result<String, &'static str> {
+    let last = || {
+        let key = document.objects.last().and_then(|listed| listed.key.as_deref());
+        let prefix = document.prefixes.last().map(String::as_str);
+        key.max(prefix)
+    };
+    let next = document.next_marker.as_deref().filter(|next| !next.is_empty()).or_else(last);
+    let next = next.and_then(|next| decoded(next, document.encoded));
+    let next = next.ok_or("the listing goes on, but the page does not say where")?;
+    Ok(format!("{MARKER}{next}"))
 }
 
 /// `text` as it is in the bucket; `None` where that is not UTF-8. S3 writes a space as `+` and a
@@ -228,6 +309,72 @@ mod tests {
         assert!(page(&second, truncated(Some("t+1")), &warned).is_err());
         let next = page(&second, truncated(Some("t%2B2")), &warned).unwrap().continuation;
         assert_eq!(next.as_deref(), Some("t%2B2"), "a token is not decoded");
+    }
+
+    #[test]
+    fn version_1_goes_on_after_its_marker_else_after_its_last_item() {
+        let next = |next: Option<&str>, keys: &[&str], prefixes: &[&str]| {
+            let document = Document {
+                is_truncated: Some(true),
+                marker: Some(String::new()),
+                next_marker: next.map(str::to_owned),
+                ..list(keys, prefixes, true)
+            };
+            let request = ListRequest {
+                continuation: check(&ListRequest::directory(""), document).continuation,
+                ..ListRequest::directory("")
+            };
+            match Start::of(&request) {
+                Start::Marker(marker) => marker.to_owned(),
+                Start::First | Start::Token(_) => panic!("{request:?}"),
+            }
+        };
+        assert_eq!(next(Some("a+b%2B"), &["z"], &[]), "a b+", "it is encoded as keys are");
+        assert_eq!(next(None, &["a", "c+d"], &["b/"]), "c d");
+        assert_eq!(next(None, &["a"], &["b/"]), "b/");
+        let lost = Document {
+            is_truncated: Some(true),
+            marker: Some(String::new()),
+            ..list(&[], &[], true)
+        };
+        let warned = AtomicBool::new(false);
+        assert!(page(&ListRequest::directory(""), lost, &warned).is_err());
+    }
+
+    #[test]
+    fn what_lies_before_the_start_is_left_out_whatever_the_server_does() {
+        let request =
+            ListRequest { start_after: Some("b".to_owned()), ..ListRequest::directory("") };
+        let document = || list(&["a", "b", "b%2B", "c"], &["a/", "d/"], true);
+        let found = check(&request, document());
+        assert_eq!((keys(&found), found.prefixes.clone()), (vec!["b+", "c"], vec!["d/".into()]));
+        let known = Known::default();
+        assert_eq!(
+            differences(&request, known, &document()),
+            [Quirk::UnquotedETags, Quirk::IgnoresStartAfter]
+        );
+        let known = known.with(Quirk::IgnoresStartAfter);
+        assert_eq!(differences(&request, known, &document()), [Quirk::UnquotedETags]);
+    }
+
+    #[test]
+    fn a_page_shows_how_its_server_differs() {
+        let found = |document: &Document| {
+            differences(&ListRequest::directory(""), Known::default(), document)
+        };
+        let s3 = |etag: Option<&str>| {
+            let mut document = list(&["a"], &["b/"], true);
+            document.objects[0].etag = etag.map(str::to_owned);
+            document
+        };
+        assert_eq!(found(&s3(Some("\"e\""))), []);
+        assert_eq!(found(&s3(None)), [Quirk::ListsNoETags]);
+        assert_eq!(found(&s3(Some("e"))), [Quirk::UnquotedETags]);
+        assert_eq!(found(&Document::default()), [], "nothing to see");
+        let plain = Document { encoded: false, ..s3(Some("\"e\"")) };
+        assert_eq!(found(&plain), [Quirk::IgnoresEncodingType]);
+        let older = Document { marker: Some(String::new()), ..s3(Some("\"e\"")) };
+        assert_eq!(found(&older), [Quirk::NoV2]);
     }
 
     #[test]

@@ -23,10 +23,11 @@ use tokio::net::TcpListener;
 use self::server::{CUT, Seen, Server, answer};
 use super::*;
 use crate::metrics::Metrics;
-use crate::store::Priority;
+use crate::object::{ETag, Version};
 use crate::store::credentials::BuildChain;
 use crate::store::limit::LimitConfig;
 use crate::store::stack::wrap;
+use crate::store::{Condition, Priority};
 
 /// As S3 words an error.
 fn refusal(status: u16, headers: &str, code: &str, more: &str) -> Option<Vec<u8>> {

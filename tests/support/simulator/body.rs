@@ -74,6 +74,8 @@ pub(crate) struct ShapedBody {
     due: Vec<Due>,
     world: Arc<World>,
     flight: Flight,
+    /// Whether the head of the answer says how long it is.
+    with_length: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -106,7 +108,24 @@ impl ShapedBody {
         if let Some((pace, _)) = &pacing {
             pace.begin();
         }
-        Self { inner, held: Bytes::new(), sent: 0, ending, pacing, sleep: None, due, world, flight }
+        Self {
+            inner,
+            held: Bytes::new(),
+            sent: 0,
+            ending,
+            pacing,
+            sleep: None,
+            due,
+            world,
+            flight,
+            with_length: true,
+        }
+    }
+
+    /// The same, and hyper does not know how long it is.
+    pub(crate) fn without_length(mut self) -> Self {
+        self.with_length = false;
+        self
     }
 
     /// How many bytes may go out before something else must happen.
@@ -176,11 +195,11 @@ impl Body for ShapedBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.held.is_empty() && self.inner.is_end_stream()
+        self.with_length && self.held.is_empty() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        if self.with_length { self.inner.size_hint() } else { SizeHint::default() }
     }
 }
 

@@ -44,6 +44,8 @@ pub(crate) struct Call {
     pub(crate) signed_region: Option<String>,
     pub(crate) expected_owner: Option<String>,
     pub(crate) accepts_payment: bool,
+    /// Whether a checksum is asked for with the body.
+    pub(crate) wants_checksum: bool,
 }
 
 /// Query parameters that turn a GET into something else than reading an object or a listing.
@@ -94,6 +96,7 @@ impl Call {
             signed_region: signed_region(headers, credential),
             expected_owner: text(headers, "x-amz-expected-bucket-owner"),
             accepts_payment: text(headers, "x-amz-request-payer").is_some(),
+            wants_checksum: text(headers, "x-amz-checksum-mode").is_some(),
         }
     }
 

@@ -9,6 +9,11 @@ pub(crate) fn iso(time: SystemTime) -> String {
     format(time, TimestampFormat::DateTime)
 }
 
+/// As [`iso`], with a fraction that S3 never has.
+pub(crate) fn fractional(time: SystemTime) -> String {
+    iso(time).replace(".000Z", ".789Z")
+}
+
 /// As in headers: `Sun, 22 Nov 2026 14:06:00 GMT`.
 pub(crate) fn http(time: SystemTime) -> String {
     format(time, TimestampFormat::HttpDate)

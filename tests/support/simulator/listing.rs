@@ -7,6 +7,7 @@
 //! begins with the first item after the starting point, so a common prefix at or before the
 //! starting point is not given again even when keys below it follow (Ceph and moto do the same).
 
+use std::cmp::Ordering;
 use std::fmt::Write;
 use std::ops::Bound;
 
@@ -14,7 +15,9 @@ use s3s::{S3Result, s3_error};
 
 use super::bucket::{Object, Objects};
 use super::call::Call;
+use super::content::mix;
 use super::dates;
+use super::quirks::{Quirk, Quirks};
 
 const KEYS_MAX: usize = 1_000;
 const OWNER: &str = "<Owner><ID>111122223333</ID><DisplayName>simulator</DisplayName></Owner>";
@@ -80,6 +83,51 @@ pub(crate) fn page<'a>(objects: &'a Objects, query: &Query) -> Page<'a> {
     }
 }
 
+/// The order of items on servers that have another than S3.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Order {
+    /// Directory by directory: `/` comes before every other byte.
+    Tree,
+    /// As good as none, but the same each time.
+    Scattered,
+}
+
+impl Order {
+    fn compare(self, a: &str, b: &str) -> Ordering {
+        let rank = |byte: u8| if byte == b'/' { 0 } else { u16::from(byte) + 1 };
+        let scattered =
+            |item: &str| (item.bytes().fold(0, |sum, byte| mix(sum ^ u64::from(byte))), item.len());
+        match self {
+            Self::Tree => a.bytes().map(rank).cmp(b.bytes().map(rank)),
+            Self::Scattered => scattered(a).cmp(&scattered(b)).then_with(|| a.cmp(b)),
+        }
+    }
+}
+
+/// As [`page`], in another order: all items are laid out for each page.
+pub(crate) fn page_in<'a>(objects: &'a Objects, query: &Query, order: Order) -> Page<'a> {
+    let all = page(objects, &Query { after: String::new(), keys_max: usize::MAX, ..query.clone() });
+    let objects = all.contents.into_iter().map(|(key, object)| (key, Some(object)));
+    let mut items: Vec<_> =
+        objects.chain(all.prefixes.into_iter().map(|item| (item, None))).collect();
+    items.retain(|(item, _)| {
+        query.after.is_empty() || order.compare(item, &query.after) == Ordering::Greater
+    });
+    items.sort_by(|(a, _), (b, _)| order.compare(a, b));
+    let n_items = items.len();
+    items.truncate(query.keys_max);
+    let more = n_items > items.len();
+    let next = items.last().map(|(item, _)| *item).filter(|_| more);
+    let mut page = Page { next, ..Page::default() };
+    for (item, object) in items {
+        match object {
+            Some(object) => page.contents.push((item, object)),
+            None => page.prefixes.push(item),
+        }
+    }
+    page
+}
+
 /// A listing as it was asked for: the query, and what the answer repeats of the request.
 pub(crate) struct Listing<'a> {
     call: &'a Call,
@@ -88,13 +136,25 @@ pub(crate) struct Listing<'a> {
     newer: bool,
     url_encoding: bool,
     with_owner: bool,
+    quirks: Quirks,
 }
 
 impl<'a> Listing<'a> {
-    pub(crate) fn parse(call: &'a Call) -> S3Result<Self> {
+    pub(crate) fn parse(call: &'a Call, quirks: Quirks) -> S3Result<Self> {
         let newer = call.parameter("list-type") == Some("2");
+        if newer && quirks.has(Quirk::RefusesV2) {
+            return Err(s3_error!(
+                NotImplemented,
+                "A parameter you provided implies functionality that is not implemented"
+            ));
+        }
+        let newer = newer && !quirks.has(Quirk::ListsV1);
         let url_encoding = match call.parameter("encoding-type") {
             None | Some("") => false,
+            Some(_) if quirks.has(Quirk::IgnoresEncodingType) => false,
+            Some(_) if quirks.has(Quirk::RefusesEncodingType) => {
+                return Err(s3_error!(InvalidArgument, "encoding-type is not supported"));
+            }
             Some("url") => true,
             Some(_) => {
                 return Err(s3_error!(
@@ -117,6 +177,9 @@ impl<'a> Listing<'a> {
             Some(token) if newer => from_token(token).ok_or_else(|| {
                 s3_error!(InvalidArgument, "The continuation token provided is incorrect")
             })?,
+            _ if newer && (quirks.has(Quirk::IgnoresStartAfter) || quirks.has(Quirk::NoOrder)) => {
+                String::new()
+            }
             _ => call
                 .parameter(if newer { "start-after" } else { "marker" })
                 .unwrap_or_default()
@@ -129,12 +192,15 @@ impl<'a> Listing<'a> {
             keys_max,
         };
         let with_owner = !newer || call.parameter("fetch-owner") == Some("true");
-        Ok(Self { call, query, newer, url_encoding, with_owner })
+        Ok(Self { call, query, newer, url_encoding, with_owner, quirks })
     }
 
     /// The whole document.
     pub(crate) fn xml(&self, objects: &Objects) -> String {
-        let page = page(objects, &self.query);
+        let page = match self.order() {
+            None => page(objects, &self.query),
+            Some(order) => page_in(objects, &self.query, order),
+        };
         let mut xml = String::with_capacity(1024 + 300 * page.n_items());
         xml.push_str("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
         xml.push_str("<ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">");
@@ -143,7 +209,9 @@ impl<'a> Listing<'a> {
         for (key, object) in &page.contents {
             // Objects that were put together have one date: it is written out once.
             if date.0 != object.modified {
-                date = (object.modified, dates::iso(object.last_modified()));
+                let fractional = self.quirks.has(Quirk::FractionalDates);
+                let write = if fractional { dates::fractional } else { dates::iso };
+                date = (object.modified, write(object.last_modified()));
             }
             self.write_object(&mut xml, key, object, &date.1);
         }
@@ -154,6 +222,13 @@ impl<'a> Listing<'a> {
         }
         xml.push_str("</ListBucketResult>");
         xml
+    }
+
+    fn order(&self) -> Option<Order> {
+        if self.quirks.has(Quirk::NoOrder) {
+            return Some(Order::Scattered);
+        }
+        self.quirks.has(Quirk::TreeOrder).then_some(Order::Tree)
     }
 
     fn write_head(&self, xml: &mut String, page: &Page<'_>) {
@@ -191,9 +266,16 @@ impl<'a> Listing<'a> {
         self.write_name(xml, "Key", key);
         xml.push_str("<LastModified>");
         xml.push_str(date);
-        xml.push_str("</LastModified><ETag>&quot;");
-        object.etag.append_to(xml);
-        write!(xml, "&quot;</ETag><Size>{}</Size>", object.size()).expect("a String takes all");
+        xml.push_str("</LastModified>");
+        if !self.quirks.has(Quirk::NoListETag) {
+            let quote = if self.quirks.has(Quirk::UnquotedListETag) { "" } else { "&quot;" };
+            xml.push_str("<ETag>");
+            xml.push_str(quote);
+            object.etag.append_to(xml);
+            xml.push_str(quote);
+            xml.push_str("</ETag>");
+        }
+        write!(xml, "<Size>{}</Size>", object.size()).expect("a String takes all");
         if self.with_owner {
             xml.push_str(OWNER);
         }

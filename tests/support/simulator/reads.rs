@@ -18,6 +18,7 @@ use super::bucket::{Bucket, Object};
 use super::call::{Call, Kind};
 use super::content::ContentBody;
 use super::listing::Listing;
+use super::quirks::{Quirk, Quirks};
 use super::{World, dates};
 
 pub(crate) struct Reads(pub(crate) Arc<World>);
@@ -36,27 +37,48 @@ impl S3Route for Reads {
 
     async fn call(&self, request: S3Request<Body>) -> S3Result<S3Response<Body>> {
         let call = request.extensions.get::<Arc<Call>>().expect("set by the server");
+        let quirks = self.0.quirks();
         let buckets = self.0.buckets.read();
         let bucket = buckets.get(&call.bucket).ok_or_else(no_such_bucket)?;
         if call.kind == Kind::List {
-            return list(bucket, call);
+            return list(bucket, call, quirks);
         }
-        let object = find(bucket, call)?.clone();
+        refuse(call, quirks)?;
+        let object = find(bucket, call, quirks)?.clone();
         let versioned = bucket.versioned;
         // The body must not be sent under the lock.
         drop(buckets);
-        read(&object, versioned, call)
+        read(&object, versioned, call, quirks)
     }
 }
 
-fn list(bucket: &Bucket, call: &Call) -> S3Result<S3Response<Body>> {
-    let xml = Listing::parse(call)?.xml(&bucket.objects);
+fn list(bucket: &Bucket, call: &Call, quirks: Quirks) -> S3Result<S3Response<Body>> {
+    let xml = Listing::parse(call, quirks)?.xml(&bucket.objects);
     let mut headers = region_header(bucket);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
     Ok(S3Response::with_headers(Body::from(xml), headers))
 }
 
-fn find<'a>(bucket: &'a Bucket, call: &Call) -> S3Result<&'a Object> {
+/// What a server with such quirks answers with an error, whatever the object.
+fn refuse(call: &Call, quirks: Quirks) -> S3Result<()> {
+    if call.kind == Kind::Head && quirks.has(Quirk::NoHead) {
+        return Err(s3_error!(MethodNotAllowed, "The specified method is not allowed"));
+    }
+    let conditional = call.if_match.is_some() || call.if_none_match.is_some();
+    if conditional && quirks.has(Quirk::RefusesConditions) {
+        return Err(s3_error!(
+            NotImplemented,
+            "A header you provided implies functionality that is not implemented"
+        ));
+    }
+    let is_get = call.kind == Kind::Get;
+    if is_get && !call.wants_checksum && quirks.has(Quirk::WantsChecksumMode) {
+        return Err(s3_error!(InvalidRequest, "Missing required header: x-amz-checksum-mode"));
+    }
+    Ok(())
+}
+
+fn find<'a>(bucket: &'a Bucket, call: &Call, quirks: Quirks) -> S3Result<&'a Object> {
     let found = match call.version_id() {
         Some(id) => bucket.get_version(&call.key, id),
         None => bucket.get(&call.key),
@@ -64,7 +86,7 @@ fn find<'a>(bucket: &'a Bucket, call: &Call) -> S3Result<&'a Object> {
     if let Some(object) = found {
         return Ok(object);
     }
-    if !bucket.policy.tells_missing_keys(&call.key) {
+    if !bucket.policy.tells_missing_keys(&call.key) || quirks.has(Quirk::ForbiddenForMissing) {
         return Err(denied());
     }
     if call.version_id().is_some() {
@@ -79,16 +101,25 @@ fn find<'a>(bucket: &'a Bucket, call: &Call) -> S3Result<&'a Object> {
     Err(err)
 }
 
-fn read(object: &Object, versioned: bool, call: &Call) -> S3Result<S3Response<Body>> {
-    let mut headers = object_headers(object, versioned);
+fn read(
+    object: &Object,
+    versioned: bool,
+    call: &Call,
+    quirks: Quirks,
+) -> S3Result<S3Response<Body>> {
+    let mut headers = object_headers(object, versioned, quirks);
     let etag = object.etag.to_string();
-    if call.if_match.as_ref().is_some_and(|tags| !matches(tags, &etag)) {
+    let is_unmet = |tags: &Option<String>, met: bool| {
+        !quirks.has(Quirk::IgnoresConditions)
+            && tags.as_ref().is_some_and(|tags| matches(tags, &etag) != met)
+    };
+    if is_unmet(&call.if_match, true) {
         return Err(s3_error!(
             PreconditionFailed,
             "At least one of the pre-conditions you specified did not hold"
         ));
     }
-    if call.if_none_match.as_ref().is_some_and(|tags| matches(tags, &etag)) {
+    if is_unmet(&call.if_none_match, false) {
         headers.remove(CONTENT_TYPE);
         let response = S3Response::with_headers(Body::empty(), headers);
         return Ok(S3Response { status: Some(StatusCode::NOT_MODIFIED), ..response });
@@ -100,21 +131,21 @@ fn read(object: &Object, versioned: bool, call: &Call) -> S3Result<S3Response<Bo
         ));
     }
     let size = object.size();
-    let (status, range) =
-        match call.range.as_deref().map_or(Asked::Whole, |range| resolve(range, size)) {
-            Asked::Whole => (StatusCode::OK, 0..size),
-            Asked::Part(part) => {
-                let value = format!("bytes {}-{}/{size}", part.start, part.end - 1);
-                headers.insert(CONTENT_RANGE, ascii(&value));
-                (StatusCode::PARTIAL_CONTENT, part)
-            }
-            Asked::Beyond => {
-                let mut err = s3_error!(InvalidRange, "The requested range is not satisfiable");
-                let value = ascii(&format!("bytes */{size}"));
-                err.set_headers(HeaderMap::from_iter([(CONTENT_RANGE, value)]));
-                return Err(err);
-            }
-        };
+    let range = call.range.as_deref().filter(|_| !quirks.has(Quirk::IgnoresRange));
+    let (status, range) = match range.map_or(Asked::Whole, |range| resolve(range, size)) {
+        Asked::Whole => (StatusCode::OK, 0..size),
+        Asked::Part(part) => {
+            let value = format!("bytes {}-{}/{size}", part.start, part.end - 1);
+            headers.insert(CONTENT_RANGE, ascii(&value));
+            (StatusCode::PARTIAL_CONTENT, part)
+        }
+        Asked::Beyond => {
+            let mut err = s3_error!(InvalidRange, "The requested range is not satisfiable");
+            let value = ascii(&format!("bytes */{size}"));
+            err.set_headers(HeaderMap::from_iter([(CONTENT_RANGE, value)]));
+            return Err(err);
+        }
+    };
     headers.insert(CONTENT_LENGTH, ascii(&(range.end - range.start).to_string()));
     let body = match call.kind {
         Kind::Head => Body::empty(),
@@ -124,12 +155,18 @@ fn read(object: &Object, versioned: bool, call: &Call) -> S3Result<S3Response<Bo
     Ok(S3Response { status: Some(status), ..response })
 }
 
-fn object_headers(object: &Object, versioned: bool) -> HeaderMap {
+fn object_headers(object: &Object, versioned: bool, quirks: Quirks) -> HeaderMap {
     let mut headers = object.headers.as_deref().cloned().unwrap_or_default();
     headers.entry(CONTENT_TYPE).or_insert_with(|| HeaderValue::from_static("binary/octet-stream"));
-    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    if !quirks.has(Quirk::IgnoresRange) {
+        headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    }
     headers.insert(ETAG, ascii(&format!("\"{}\"", object.etag)));
-    headers.insert(LAST_MODIFIED, ascii(&dates::http(object.last_modified())));
+    if !quirks.has(Quirk::NoLastModified) {
+        let fractional = quirks.has(Quirk::FractionalDates);
+        let date = if fractional { dates::fractional } else { dates::http };
+        headers.insert(LAST_MODIFIED, ascii(&date(object.last_modified())));
+    }
     if versioned {
         headers.insert("x-amz-version-id", ascii(&object.version_id()));
     }

@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Either;
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
@@ -27,6 +28,7 @@ use super::body::{Pace, ShapedBody};
 use super::call::Call;
 use super::hooks::Due;
 use super::log::Flight;
+use super::quirks::Quirk;
 use super::reads::Reads;
 use super::shaping::{Fate, InjectedError, Outcome};
 use super::writes::Writes;
@@ -174,10 +176,28 @@ impl Server {
         response.headers_mut().insert("server", HeaderValue::from_static("AmazonS3"));
         let length = response.body().size_hint().exact().unwrap_or_default();
         flight.answered(response.status().as_u16(), length);
+        let with_length = self.differ(&mut response);
         let world = Arc::clone(&self.world);
         response.map(|body| {
-            SentBody::Right(ShapedBody::new(body, fate, &connection.pace, due, world, flight))
+            let body = ShapedBody::new(body, fate, &connection.pace, due, world, flight);
+            SentBody::Right(if with_length { body } else { body.without_length() })
         })
+    }
+
+    /// The quirks of the connection rather than of S3. Says whether the body's length is told.
+    fn differ(&self, response: &mut Response<Body>) -> bool {
+        let quirks = self.world.quirks();
+        if quirks.has(Quirk::Http10) {
+            *response.version_mut() = Version::HTTP_10;
+        }
+        if quirks.has(Quirk::Http10) || quirks.has(Quirk::ClosesConnections) {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        let without_length = quirks.has(Quirk::NoContentLength);
+        if without_length {
+            response.headers_mut().remove(CONTENT_LENGTH);
+        }
+        !without_length
     }
 
     fn control(&self, method: &Method, action: &str) -> Response<String> {

@@ -3,7 +3,7 @@
 //! Lock order: there is none to keep. No method holds two of the locks at once, and hooks run
 //! without any.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +19,7 @@ use super::call::Kind;
 use super::hooks::{Held, Hooks};
 use super::log::{Counts, Log, LogEntry};
 use super::policy::{Action, Denied, Rule};
-use super::quirks::Quirk;
+use super::quirks::{Quirk, Quirks, Switches};
 use super::shaping::{Shaper, Shaping};
 
 /// The state of a simulator. Methods that name a bucket or an object panic if it is not there: a
@@ -29,7 +29,7 @@ pub(crate) struct World {
     pub(crate) credentials: RwLock<Credentials>,
     pub(crate) shaper: Mutex<Shaper>,
     pub(crate) hooks: Hooks,
-    quirks: RwLock<HashSet<Quirk>>,
+    quirks: Switches,
     pub(crate) log: Arc<Log>,
     pub(crate) started: SystemTime,
     default_region: String,
@@ -43,7 +43,7 @@ impl World {
             credentials: RwLock::default(),
             shaper: Mutex::default(),
             hooks: Hooks::default(),
-            quirks: RwLock::default(),
+            quirks: Switches::default(),
             log: Arc::default(),
             started: SystemTime::now(),
             default_region: default_region.to_owned(),
@@ -54,11 +54,15 @@ impl World {
     // What is not quite S3.
 
     pub(crate) fn set_quirk(&self, quirk: Quirk) {
-        self.quirks.write().insert(quirk);
+        self.quirks.switch_on(quirk);
     }
 
     pub(crate) fn has_quirk(&self, quirk: Quirk) -> bool {
-        self.quirks.read().contains(&quirk)
+        self.quirks().has(quirk)
+    }
+
+    pub(crate) fn quirks(&self) -> Quirks {
+        self.quirks.get()
     }
 
     // Buckets and objects.
