@@ -3,6 +3,7 @@
 
 mod meaning;
 mod mount_options;
+mod sentences;
 mod words;
 
 use std::ffi::OsString;
@@ -216,8 +217,8 @@ pub fn wants_json(typed: &[OsString]) -> bool {
 }
 
 fn from_words(command: clap::Command, words: &[OsString]) -> Result<Args, clap::Error> {
-    let mut matches = command.try_get_matches_from(words)?;
-    Args::from_arg_matches_mut(&mut matches)
+    let matches = command.try_get_matches_from(words);
+    matches.and_then(|mut it| Args::from_arg_matches_mut(&mut it)).map_err(sentences::plain)
 }
 
 /// An error of one sentence, with exit code 2.
@@ -269,8 +270,22 @@ mod tests {
     fn an_unknown_option_is_answered_with_the_nearest() {
         check_refused("b /m --regoin x", &["--regoin", "--region"]);
         check_refused("b /m -o regoin=x", &["regoin", "-o"]);
-        check_refused("myfiles", &["DIR"]);
-        check_refused("b /m /n", &["/n"]);
+        check_refused("b /m --zzz", &["no option --zzz", "--help"]);
+        check_refused("b /m -z", &["no option -z"]);
+    }
+
+    #[test]
+    fn each_mistake_is_one_sentence() {
+        check_refused("myfiles", &["DIR is missing", "must exist"]);
+        check_refused("--json", &["BUCKET[/PREFIX] and DIR are missing"]);
+        check_refused("mount myfiles /n", &["'/n' is one word too many", "no command"]);
+        check_refused("b /m --region", &["--region <REGION> needs a value"]);
+        check_refused("b /m --json=yes", &["--json takes no value", "yes"]);
+        check_refused("b /m --allow-other --allow-root", &["--allow-other", "exclude each other"]);
+        for line in ["myfiles", "b /m /n", "b /m --regoin x", "b /m --memory 1", "b /m --region"] {
+            let text = parse_line(line).expect_err(line);
+            assert_eq!(text.lines().count(), 1, "{text}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod attach;
 mod mountinfo;
 mod point;
 mod report;
+mod sentences;
 mod session;
 mod signals;
 mod start_error;
@@ -92,6 +93,18 @@ pub fn run(config: &Config) -> Result<u8, StartError> {
 /// Proves the bucket, mounts, serves until unmounted.
 fn serve(config: &Config, target: Target, report: &mut Report) -> Result<u8, StartError> {
     let runtime = start_runtime(config)?;
+    let result = serve_on(&runtime, config, target, report);
+    // Also after a failure: a name server that does not answer would be waited for.
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    result
+}
+
+fn serve_on(
+    runtime: &Runtime,
+    config: &Config,
+    target: Target,
+    report: &mut Report,
+) -> Result<u8, StartError> {
     let listening = {
         let _context = runtime.enter();
         Signals::listen(config.mount.foreground)
@@ -106,7 +119,9 @@ fn serve(config: &Config, target: Target, report: &mut Report) -> Result<u8, Sta
     if proven.first_page.objects.is_empty() && proven.first_page.prefixes.is_empty() {
         let BucketConfig { bucket, prefix, .. } = &config.bucket;
         if !prefix.is_empty() {
-            report.warn(&format!("no key in the bucket {bucket} begins with {prefix}"));
+            report.warn(&format!(
+                "no key in the bucket {bucket} begins with {prefix}; the mount is empty until one does"
+            ));
         }
     }
     let filesystem = build_filesystem(config, proven, runtime.handle());
@@ -131,9 +146,7 @@ fn serve(config: &Config, target: Target, report: &mut Report) -> Result<u8, Sta
     report.ready()?;
     tracing::info!("{} is mounted on {}", config.mount.source, config.mount.dir.display());
 
-    let code = runtime.block_on(until_the_end(session, guard, &mut signals));
-    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
-    Ok(code)
+    Ok(runtime.block_on(until_the_end(session, guard, &mut signals)))
 }
 
 /// The bucket, proven, and its root's first page.

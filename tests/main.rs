@@ -4,6 +4,7 @@
 mod support;
 
 mod changes;
+mod failures;
 mod faults;
 mod files;
 mod layers;

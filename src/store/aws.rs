@@ -7,6 +7,7 @@ mod connect;
 mod document;
 mod errors;
 mod listing;
+mod profiles;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,7 @@ use parking_lot::RwLock;
 use self::answer::{ExactBody, condition_kept, extent, if_match};
 use self::document::{Document, TakeBody};
 use self::errors::{Operation, transport};
+pub use self::profiles::{ProfileSettings, read_profile};
 use super::credentials::{CredentialFiles, ReloadingCredentials};
 use super::{Condition, GetAnswer, GetRequest, Head, ListPage, ListRequest, ObjectStore};
 use crate::config::BucketConfig;
@@ -185,11 +187,9 @@ impl AwsStore {
             let what = format!("the listing broke off ({})", transport(&err));
             failure(move |o| o.failed(StoreErrorKind::Unreachable, &what))
         })?;
-        // Cut on its way, or not from S3 at all; only another try can tell.
-        let document = Document::parse(&body.into_bytes()).map_err(|what| {
-            let what = format!("the listing can not be read: {what}");
-            failure(move |o| o.failed(StoreErrorKind::Unreachable, &what))
-        })?;
+        let body = body.into_bytes();
+        let document =
+            Document::parse(&body).map_err(|what| failure(move |o| o.unreadable(&body, &what)))?;
         listing::page(request, document, &self.warned).map_err(broken_rule)
     }
 

@@ -1,6 +1,8 @@
 //! What the tests, the demo and the benchmarks share: an S3 server of our own, pictures to put into
 //! it, and, for the tests alone, the mounted binary.
 
+#[cfg(test)]
+pub(crate) mod listeners;
 // The program of the simulator has no binary to mount.
 #[cfg(test)]
 pub(crate) mod mounted;

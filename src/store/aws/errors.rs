@@ -3,12 +3,15 @@
 
 use std::error::Error;
 use std::io;
+use std::time::SystemTime;
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 
-use crate::error::{Answer, StoreError, StoreErrorKind};
+use crate::error::{Answer, Cause, StoreError, StoreErrorKind, one_line};
 use crate::metrics::RequestKind;
+use crate::store::credentials::CredentialFiles;
 
 /// One request, as far as its errors name it.
 pub(super) struct Operation<'a> {
@@ -38,8 +41,8 @@ impl Operation<'_> {
 
     fn error(&self, kind: StoreErrorKind, what: &str, answer: Answer) -> StoreError {
         let Self { kind: request, name, .. } = self;
-        let message = format!("{} {name:?}: {what}", request.name());
-        StoreError::with_answer(kind, message, answer)
+        let request = format!("{} {name:?}", request.name());
+        StoreError::with_answer(kind, what, answer).of_request(request)
     }
 
     /// An answer that is not what S3 gives.
@@ -57,29 +60,57 @@ impl Operation<'_> {
         E: ProvideErrorMetadata + Error + 'static,
     {
         if let Some(reason) = find::<aws_credential_types::provider::error::CredentialsError>(err) {
-            let what = no_credentials(self.profile, &chain(reason));
+            let reason = one_line(&chain(reason));
+            let what = match self.profile {
+                Some(profile) => format!("the profile {profile} gave no credentials: {reason}"),
+                None => format!("no credentials were found: {reason}"),
+            };
             return self.failed(StoreErrorKind::NoCredentials, &what);
         }
         match err {
             SdkError::TimeoutError(_) => self.timed_out(),
             SdkError::DispatchFailure(failure) if failure.is_timeout() => self.timed_out(),
             SdkError::DispatchFailure(failure) => match failure.as_connector_error() {
-                Some(err) if failure.is_io() || failure.is_other() && is_transport(err) => {
-                    let what = format!("can not reach {}: {}", self.endpoint, transport(err));
-                    self.failed(StoreErrorKind::Unreachable, &what)
-                }
-                Some(err) => self.broken_rule(chain(err).trim_start_matches("other: ")),
+                Some(err) => self.not_sent(err, failure.is_io() || failure.is_other()),
                 None => self.failed(StoreErrorKind::Unreachable, "the request was not sent"),
             },
             SdkError::ServiceError(service) => self.answered(service.raw(), Some(service.err())),
             SdkError::ResponseError(response) if response.raw().status().is_success() => {
-                // Cut on its way, or not from S3 at all; only another try can tell.
                 let reason = err.source().map(chain).unwrap_or_default();
-                let what = format!("the answer can not be read: {reason}");
-                self.failed(StoreErrorKind::Unreachable, &what)
+                self.unreadable(response.raw().body().bytes().unwrap_or_default(), &reason)
             }
             SdkError::ResponseError(response) => self.answered::<E>(response.raw(), None),
             _ => self.broken_rule(&err.source().map(chain).unwrap_or_default()),
+        }
+    }
+
+    /// A 200 whose body is not what S3 gives: cut on its way, or not from S3 at all; only another
+    /// try can tell.
+    pub(super) fn unreadable(&self, body: &[u8], reason: &str) -> StoreError {
+        let what = format!("the answer can not be read: {}", one_line(reason));
+        let err = self.failed(StoreErrorKind::Unreachable, &what);
+        if is_foreign(body) { err.with_cause(Cause::NotS3) } else { err }
+    }
+
+    /// No answer came, or none that is HTTP. `of_connection`: the HTTP client takes it for a fault of
+    /// the connection rather than of the request.
+    fn not_sent(
+        &self,
+        err: &(dyn Error + Send + Sync + 'static),
+        of_connection: bool,
+    ) -> StoreError {
+        let cause = transport_cause(err);
+        let lasting = matches!(cause, Some(Cause::NotHttp | Cause::NotTls | Cause::Proxy));
+        let err = if !lasting && of_connection && (cause.is_some() || is_transport(err)) {
+            let what = format!("can not reach {}: {}", self.endpoint, transport(err));
+            self.failed(StoreErrorKind::Unreachable, &what)
+        } else {
+            // The next try would end in the same way.
+            self.broken_rule(&transport(err))
+        };
+        match cause {
+            Some(cause) => err.with_cause(cause),
+            None => err,
         }
     }
 
@@ -94,41 +125,67 @@ impl Operation<'_> {
         let status = raw.status().as_u16();
         // The SDK writes this code itself for a 404 without a body.
         let empty = raw.body().bytes().is_none_or(<[u8]>::is_empty);
-        let code = err.and_then(ProvideErrorMetadata::code).filter(|_| !empty);
+        let code = err.and_then(ProvideErrorMetadata::code).filter(|_| !empty).map(one_line);
+        let code = code.as_deref();
         let body = raw.body().bytes().unwrap_or_default();
         let region = header("x-amz-bucket-region")
             .map(str::to_owned)
             .or_else(|| tag(body, "Region"))
-            .or_else(|| header("location").and_then(region_of_url));
+            .or_else(|| header("location").and_then(region_of_url))
+            .filter(|region| is_region(region));
+        let foreign =
+            code.is_none() && (is_foreign(body) || is_redirect(status) && region.is_none());
         let kind = match header("x-amz-delete-marker") {
             // A version that is a delete marker gives 404, or 405 when it is asked for by its id.
             Some("true") => StoreErrorKind::NotFound,
-            _ => classify(self.kind, status, code, region.as_deref(), self.region),
+            _ => match classify(self.kind, status, code, region.as_deref(), self.region) {
+                // Whoever says that is not S3, and knows of no bucket.
+                StoreErrorKind::NoSuchBucket | StoreErrorKind::WrongRegion if foreign => {
+                    StoreErrorKind::Other
+                }
+                kind => kind,
+            },
         };
-        let said = err.and_then(ProvideErrorMetadata::message).filter(|_| !empty);
+        let said = err.and_then(ProvideErrorMetadata::message).filter(|_| !empty && !foreign);
+        let cause = match code {
+            Some("RequestTimeTooSkewed") => {
+                Some(Cause::Clock(header("date").and_then(clock_ahead)))
+            }
+            _ if status == 407 => Some(Cause::Proxy),
+            _ if foreign && kind != StoreErrorKind::Throttled => Some(Cause::NotS3),
+            _ => None,
+        };
         let answer = Answer {
             status: Some(status),
             code: code.map(str::to_owned),
-            request_id: header("x-amz-request-id").map(str::to_owned),
+            request_id: header("x-amz-request-id").map(one_line).filter(|id| !id.is_empty()),
             region,
+            said: said.map(one_line).filter(|said| !said.is_empty()),
         };
-        self.error(kind, &self.sentence(kind, code, said, &answer), answer)
+        let err = self.error(kind, &self.reason(kind, code, cause, &answer), answer);
+        match cause {
+            Some(cause) => err.with_cause(cause),
+            None => err,
+        }
     }
 
-    fn sentence(
+    fn reason(
         &self,
         kind: StoreErrorKind,
         code: Option<&str>,
-        said: Option<&str>,
+        cause: Option<Cause>,
         answer: &Answer,
     ) -> String {
-        let own = match kind {
+        match cause {
+            Some(Cause::Clock(ahead)) => return clock_reason(ahead),
+            Some(Cause::Proxy) => return "the proxy wants credentials of its own".to_owned(),
+            Some(Cause::NotS3) => return format!("{} does not answer as S3 does", self.endpoint),
+            _ => {}
+        }
+        match kind {
             StoreErrorKind::NotFound => "there is no such key".to_owned(),
             StoreErrorKind::NoSuchBucket => {
                 format!("there is no bucket {:?} at {}", self.bucket, self.endpoint)
-            }
-            StoreErrorKind::Denied if code == Some("RequestTimeTooSkewed") => {
-                "the clock of this machine is wrong by more than 15 minutes".to_owned()
             }
             StoreErrorKind::Denied => format!("denied; it needs {}", self.action()),
             StoreErrorKind::Changed => "the object has changed".to_owned(),
@@ -147,12 +204,56 @@ impl Operation<'_> {
             | StoreErrorKind::Unreachable
             | StoreErrorKind::NoCredentials
             | StoreErrorKind::Other => "the server gave an error".to_owned(),
-        };
-        match said {
-            Some(said) => format!("{own}: {}", shortened(said)),
-            None => own,
         }
     }
+}
+
+/// Whether a body is from something that is not S3, whose every error is a document of XML with a
+/// code: a web page, the words of a gateway.
+fn is_foreign(body: &[u8]) -> bool {
+    let body = body.trim_ascii_start();
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let is_xml = body.starts_with(b"<?xml")
+        || body.starts_with(b"<Error")
+        || body.starts_with(b"<ListBucketResult");
+    !body.is_empty() && !is_xml
+}
+
+fn is_redirect(status: u16) -> bool {
+    matches!(status, 301 | 302 | 303 | 307 | 308)
+}
+
+/// It becomes part of a host name.
+fn is_region(text: &str) -> bool {
+    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    (1..=64).contains(&text.len()) && text.bytes().all(good)
+}
+
+/// By how many seconds this machine's clock is ahead of a `Date` header.
+fn clock_ahead(date: &str) -> Option<i64> {
+    let theirs = DateTime::from_str(date, DateTimeFormat::HttpDate).ok()?.secs();
+    let ours = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
+    Some(i64::try_from(ours).ok()? - theirs)
+}
+
+/// In whole minutes, as nobody sets a clock by this. Also for a start that failed by it.
+pub(crate) fn clock_reason(ahead: Option<i64>) -> String {
+    let Some(ahead) = ahead else {
+        return "the clock of this machine is wrong by more than the server allows".to_owned();
+    };
+    let seconds = ahead.unsigned_abs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    let mut parts = Vec::new();
+    for (number, unit) in [(days, "d"), (hours, "h"), (minutes, "min")] {
+        if number > 0 {
+            parts.push(format!("{number} {unit}"));
+        }
+    }
+    if parts.is_empty() {
+        parts.push(format!("{seconds} s"));
+    }
+    let side = if ahead < 0 { "behind" } else { "ahead of" };
+    format!("the clock of this machine is {} {side} the server's", parts.join(" "))
 }
 
 /// The kind of an answer that is an error. Pure; `region` is what the answer names as the bucket's,
@@ -225,29 +326,57 @@ fn bad_credentials(code: Option<&str>) -> &'static str {
 }
 
 /// What is told when the chain found nothing; `reason` is its own.
-pub(super) fn no_credentials(profile: Option<&str>, reason: &str) -> String {
-    let places = match profile {
-        Some(profile) => {
-            format!("looked for the profile {profile:?} in ~/.aws/credentials and ~/.aws/config")
-        }
-        None => "looked in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the profile in \
-                 ~/.aws/credentials and ~/.aws/config with its SSO, role and credential_process, \
-                 AWS_WEB_IDENTITY_TOKEN_FILE, the container's and the instance's metadata"
-            .to_owned(),
-    };
-    // How the SDK's error begins when a provider of ours passed its reason on.
-    const NOISE: &str = "the credential provider was not enabled: ";
-    let reason = shortened(reason.trim_start_matches(NOISE));
-    format!(
-        "no credentials were found ({places}; a public bucket needs --no-sign-request): {reason}"
-    )
+pub(super) fn no_credentials(
+    profile: Option<&str>,
+    files: &CredentialFiles,
+    reason: &str,
+) -> String {
+    // How the SDK's chain says that it found nothing, which is said better below, and how a reason
+    // begins that is worth telling.
+    const NOTHING: [&str; 2] = ["no credentials found in chain", "no providers in chain"];
+    const NOISE: &str = "the credential provider was not enabled";
+    let reason = one_line(reason);
+    let mut reason = reason.as_str();
+    while let Some(rest) = reason.strip_prefix(NOISE) {
+        reason = rest.trim_start_matches(": ");
+    }
+    let is_empty = reason.is_empty() || NOTHING.iter().any(|start| reason.starts_with(start));
+    let because = if is_empty { String::new() } else { format!(" ({reason})") };
+    let (places, public) = (places(files), "; a public bucket needs --no-sign-request");
+    match profile {
+        Some(profile) => format!(
+            "the profile {profile} gave no AWS credentials{because}; looked in {places}; set them \
+             with `aws configure --profile {profile}`, or log in with `aws sso login --profile \
+             {profile}`{public}"
+        ),
+        None => format!(
+            "no AWS credentials were found{because}; looked in AWS_ACCESS_KEY_ID and \
+             AWS_SECRET_ACCESS_KEY, in the profile of {places} with its SSO, role and \
+             credential_process, in AWS_WEB_IDENTITY_TOKEN_FILE, and in the container's and the \
+             instance's metadata; set them with `aws configure`{public}"
+        ),
+    }
 }
 
-/// Messages of others are for one line of a log.
-fn shortened(text: &str) -> String {
-    const CHARS_MAX: usize = 300;
-    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    words.chars().take(CHARS_MAX).collect()
+/// For a profile that does not exist; `reason` names it and those that do.
+pub(super) fn missing_profile_sentence(reason: &str, files: &CredentialFiles) -> String {
+    format!("{reason}; looked in {}; name another with --profile or AWS_PROFILE", places(files))
+}
+
+/// The files with profiles, and which of them are not there.
+fn places(files: &CredentialFiles) -> String {
+    let places: Vec<String> = [&files.credentials_file, &files.config_file]
+        .into_iter()
+        .flatten()
+        .map(|path| match path.try_exists() {
+            Ok(false) => format!("{} (absent)", path.display()),
+            _ => path.display().to_string(),
+        })
+        .collect();
+    match &places[..] {
+        [] => "~/.aws (there is no HOME)".to_owned(),
+        places => places.join(" and "),
+    }
 }
 
 /// The text of the first `<name>` element of an error document.
@@ -286,32 +415,88 @@ fn is_transport(err: &(dyn Error + 'static)) -> bool {
     })
 }
 
-/// Why a connection failed, in words.
-pub(super) fn transport(err: &(dyn Error + 'static)) -> String {
-    let untrusted = causes(err).find_map(|cause| match cause.downcast_ref::<rustls::Error>() {
-        Some(err @ rustls::Error::InvalidCertificate(_)) => Some(err.to_string()),
-        _ => None,
-    });
-    if let Some(reason) = untrusted {
-        return format!(
-            "its TLS certificate is not accepted ({reason}); AWS_CA_BUNDLE names a file of own \
-             roots"
-        );
+/// What of a failed connection a person could set right. Resolver, HTTP and proxy have no types for
+/// it that we could name, only words, which tests/failures.rs holds them to.
+pub(super) fn transport_cause(err: &(dyn Error + 'static)) -> Option<Cause> {
+    match find::<rustls::Error>(err) {
+        Some(rustls::Error::InvalidCertificate(_)) => return Some(Cause::Certificate),
+        Some(rustls::Error::InvalidMessage(_)) => return Some(Cause::NotTls),
+        _ => {}
     }
     let words = chain(err);
-    if let Some((_, reason)) = words.split_once("dns error") {
-        return format!("its name is not resolved ({})", reason.trim_start_matches(": "));
+    for (part, cause) in [
+        ("dns error", Cause::NotResolved),
+        ("tunnel error", Cause::Proxy),
+        ("invalid HTTP", Cause::NotHttp),
+        // A greeting before anything was asked.
+        ("unexpected message", Cause::NotHttp),
+        ("message completed", Cause::Closed),
+        ("handshake eof", Cause::Closed),
+    ] {
+        if words.contains(part) {
+            return Some(cause);
+        }
     }
     let kind = causes(err).find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
-    match kind {
-        Some(io::ErrorKind::ConnectionRefused) => "connection refused".to_owned(),
-        Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => {
-            "connection reset".to_owned()
+    match kind? {
+        io::ErrorKind::ConnectionRefused => Some(Cause::Refused),
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe => Some(Cause::Closed),
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => Some(Cause::NoRoute),
+        _ => None,
+    }
+}
+
+/// Why a connection failed, in words.
+pub(super) fn transport(err: &(dyn Error + 'static)) -> String {
+    let words = || one_line(chain(err).trim_start_matches("other: "));
+    match transport_cause(err) {
+        Some(Cause::Certificate) => {
+            let reason = find::<rustls::Error>(err).map(certificate_reason).unwrap_or_default();
+            format!(
+                "its TLS certificate is not accepted ({reason}); AWS_CA_BUNDLE names a file of own \
+                 roots"
+            )
         }
-        Some(io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable) => {
-            "no route to it".to_owned()
+        Some(Cause::NotResolved) => match words().split_once("dns error") {
+            Some((_, reason)) => {
+                let reason = reason.trim_start_matches(": ");
+                let reason = reason.trim_start_matches("failed to lookup address information: ");
+                format!("its name is not resolved ({reason})")
+            }
+            None => "its name is not resolved".to_owned(),
+        },
+        Some(Cause::Refused) => "connection refused".to_owned(),
+        Some(Cause::Closed) => "the connection was closed without an answer".to_owned(),
+        Some(Cause::NoRoute) => "no route to it".to_owned(),
+        Some(Cause::NotTls) => "what it answers is not TLS".to_owned(),
+        Some(Cause::NotHttp) => "what it answers is not HTTP".to_owned(),
+        Some(Cause::Proxy) => match words().split_once("tunnel error") {
+            Some((_, reason)) => {
+                format!("the proxy does not connect ({})", reason.trim_start_matches(": "))
+            }
+            None => "the proxy does not connect".to_owned(),
+        },
+        _ => words(),
+    }
+}
+
+/// rustls says it for programmers.
+fn certificate_reason(err: &rustls::Error) -> String {
+    use rustls::CertificateError as Reason;
+    let rustls::Error::InvalidCertificate(reason) = err else { return one_line(&err.to_string()) };
+    match reason {
+        Reason::UnknownIssuer | Reason::UnhandledCriticalExtension => {
+            "it is not signed by an authority that is trusted here".to_owned()
         }
-        _ => words,
+        Reason::Expired | Reason::ExpiredContext { .. } => "it has expired".to_owned(),
+        Reason::NotValidYet | Reason::NotValidYetContext { .. } => "it is not valid yet".to_owned(),
+        Reason::NotValidForName | Reason::NotValidForNameContext { .. } => {
+            "it is of another name".to_owned()
+        }
+        Reason::Revoked => "it was revoked".to_owned(),
+        other => one_line(&other.to_string()),
     }
 }
 
@@ -420,7 +605,24 @@ mod tests {
     }
 
     #[test]
-    fn a_servers_message_is_cut_at_a_character() {
-        assert_eq!(shortened(&"\u{e4}".repeat(400)).chars().count(), 300);
+    fn a_clock_is_told_in_whole_minutes() {
+        for (ahead, words) in [
+            (Some(3601), "1 h ahead of the server's"),
+            (Some(-86_400 - 2 * 3600 - 61), "1 d 2 h 1 min behind the server's"),
+            (Some(12), "12 s ahead of"),
+            (None, "wrong by more"),
+        ] {
+            let reason = clock_reason(ahead);
+            assert!(reason.contains(words), "{reason}");
+        }
+        assert!(clock_ahead("Sun, 06 Nov 1994 08:49:37 GMT").is_some_and(|ahead| ahead > 0));
+        assert_eq!(clock_ahead("yesterday"), None);
+    }
+
+    #[test]
+    fn what_is_not_s3_is_told_by_its_body() {
+        assert!(is_foreign(b"<!DOCTYPE html><html>") && is_foreign(b"upstream connect error"));
+        let document = b"\n<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>";
+        assert!(!is_foreign(document) && !is_foreign(b"<Error/>") && !is_foreign(b""));
     }
 }
