@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::fs;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -22,6 +22,8 @@ use crate::support::simulator::policy::Action;
 pub(super) struct World {
     pub(super) simulator: Simulator,
     tls: Simulator,
+    /// Hears questions and answers none.
+    _name_server: UdpSocket,
     /// Programs that every user may run: the binary, and helpers of the scripts.
     pub(super) tools: TempDir,
     pub(super) public_binary: PathBuf,
@@ -78,8 +80,16 @@ impl World {
         let script = "#!/bin/sh\necho 'fusermount3: mount failed: Permission denied' >&2\nexit 1\n";
         fs::write(&program, script).unwrap();
         open_to_all(&program);
+        // Also once more for the test beside this one: an address is what differs.
+        let name_server =
+            UdpSocket::bind("127.0.0.99:53").or_else(|_| UdpSocket::bind("127.0.0.98:53"));
+        let name_server = name_server.expect("port 53 of an own address");
+        let address = name_server.local_addr().unwrap().ip();
+        let settings = format!("nameserver {address}\noptions timeout:30 attempts:1\n");
+        fs::write(tools.path().join("resolv.conf"), settings).unwrap();
         Self {
             simulator,
+            _name_server: name_server,
             tls: Simulator::builder().bucket("myfiles").tls().start(),
             tools,
             public_binary,
@@ -296,7 +306,14 @@ fn credentials(world: &World) -> Vec<Case> {
                 let text = "[profile work]\ncredential_process = sh -c 'echo oops >&2; exit 3'\n";
                 write(place, "config", text);
             })
-            .fails(3, "X", "gave no AWS credentials"),
+            .fails(
+                3,
+                "the profile work gave no AWS credentials (external process exited with code exit \
+                 status: 3. Stderr: oops); looked in /dev/null and HOME/config; set them with \
+                 `aws configure --profile work`, or log in with `aws sso login --profile work`; a \
+                 public bucket needs --no-sign-request",
+                "gave no AWS credentials",
+            ),
         none("SSO without a login", "myfiles MNT --profile work")
             .set("AWS_CONFIG_FILE", "HOME/config")
             .after(|_, place| {
@@ -305,7 +322,13 @@ fn credentials(world: &World) -> Vec<Case> {
                             sso_start_url = https://s.awsapps.com/start\n";
                 write(place, "config", text);
             })
-            .fails(3, "X", "gave no AWS credentials"),
+            .fails(
+                3,
+                "the profile work gave no AWS credentials (failed to load the cached SSO token); looked in /dev/null and HOME/config; set them with \
+                 `aws configure --profile work`, or log in with `aws sso login --profile work`; a \
+                 public bucket needs --no-sign-request",
+                "gave no AWS credentials",
+            ),
         Case::new("clock off by an hour", "myfiles MNT").set("AWS_ENDPOINT_URL", &url(skewed())).fails(
             4,
             "http://* refuses the request because the clock of this machine is 1 h ahead of the \
@@ -365,6 +388,7 @@ fn network(world: &World) -> Vec<Case> {
                     request rate.</Message></Error>";
         response("503 Slow Down", "", body)
     }));
+    let silent_tls = silent.replace("http://", "https://");
     let nobody = url(closed());
     let closing = url(answering(|_| String::new()));
     let late = |url: &str| format!("{url} did not answer within 8 s; {check}, or try again");
@@ -434,6 +458,14 @@ fn network(world: &World) -> Vec<Case> {
         at("hangs after accept", &silent).fails(6, late(&silent), "did not answer within 8 s"),
         at("hangs in an answer's head", &half).fails(6, late(&half), "did not answer within 8 s"),
         at("hangs in an answer's body", &body).fails(6, late(&body), "did not answer within 8 s"),
+        at("hangs in the TLS handshake", &silent_tls).fails(
+            6,
+            late(&silent_tls),
+            "did not answer within 8 s",
+        ),
+        at("name server that hangs", "http://s3.example.com")
+            .wrapped("mount --bind \"$TOOLS/resolv.conf\" /etc/resolv.conf")
+            .fails(6, late("http://s3.example.com"), "did not answer within 8 s"),
         at("server overloaded", &busy).fails(
             6,
             format!(
@@ -507,6 +539,17 @@ fn configuration(world: &World) -> Vec<Case> {
                 unreadable("HOME/config", "Permission denied (os error 13)"),
                 "the AWS configuration file",
             ),
+        Case::new("home directory of another user, no obstacle", "myfiles MNT")
+            .unset("AWS_CONFIG_FILE")
+            .unset("AWS_SHARED_CREDENTIALS_FILE")
+            .as_nobody()
+            .after(|_, place| {
+                let aws = place.path().join(".aws");
+                fs::create_dir(&aws).unwrap();
+                write(place, ".aws/config", "oops");
+                fs::set_permissions(aws, fs::Permissions::from_mode(0o700)).unwrap();
+            })
+            .fails(7, "MNT does not belong to the mounting user*", "does not belong to"),
         named("configuration is a directory", "HOME").fails(
             2,
             unreadable("HOME", "Is a directory (os error 21)"),

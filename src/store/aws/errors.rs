@@ -334,10 +334,15 @@ pub(super) fn no_credentials(
     // How the SDK's chain says that it found nothing, which is said better below, and how a reason
     // begins that is worth telling.
     const NOTHING: [&str; 2] = ["no credentials found in chain", "no providers in chain"];
-    const NOISE: &str = "the credential provider was not enabled";
+    const NOISE: [&str; 4] = [
+        "the credential provider was not enabled",
+        "an error occurred while loading credentials",
+        "an error occurred while loading an access token",
+        "Error retrieving credentials",
+    ];
     let reason = one_line(reason);
     let mut reason = reason.as_str();
-    while let Some(rest) = reason.strip_prefix(NOISE) {
+    while let Some(rest) = NOISE.iter().find_map(|noise| reason.strip_prefix(noise)) {
         reason = rest.trim_start_matches(": ");
     }
     let is_empty = reason.is_empty() || NOTHING.iter().any(|start| reason.starts_with(start));
