@@ -30,8 +30,11 @@ Credentials and region are found as by the AWS command line: environment, ~/.aws
 container, instance. AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL and AWS_CA_BUNDLE are
 honored.
 
-Exit codes: 0 mounted (with --foreground: unmounted), 2 usage, 3 no credentials,
-4 denied, 5 not found, 6 network or server, 7 mount point, 8 FUSE, 1 anything else.
+Exit codes: 0 mounted (with --foreground: unmounted), 2 usage or configuration,
+3 no credentials, 4 denied, 5 no such bucket, 6 network or server, 7 mount point,
+8 FUSE, 128 + N ended by signal N, 1 anything else.
+
+To unmount: umount /mnt/s3, without root fusermount3 -u /mnt/s3.
 
 Examples:
   s3mount myfiles /mnt/s3
@@ -71,7 +74,7 @@ pub struct Args {
     pub profile: Option<String>,
 
     /// The address of another S3 server, as http://localhost:9000 [default: AWS_ENDPOINT_URL_S3,
-    /// else AWS_ENDPOINT_URL, else AWS].
+    /// else AWS_ENDPOINT_URL, else the profile's endpoint_url, else AWS].
     #[arg(long, value_name = "URL", help_heading = BUCKET)]
     pub endpoint_url: Option<String>,
 

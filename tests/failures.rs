@@ -25,7 +25,7 @@ fn each_failure_has_its_sentence_and_leaves_nothing() {
     let queue = Mutex::new(cases.iter().enumerate());
     let rows = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        for _ in 0..8 {
+        for _ in 0..10 {
             scope.spawn(|| {
                 loop {
                     let Some((number, case)) = queue.lock().unwrap().next() else { return };

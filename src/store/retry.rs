@@ -242,6 +242,17 @@ mod tests {
         (fake, store)
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_try_that_the_deadline_cuts_short_does_not_hide_what_the_server_said() {
+        let fake = FakeStore::new().with_latency(Duration::from_secs(3));
+        fail_always(&fake, StoreErrorKind::Throttled);
+        let metrics = Arc::new(Metrics::default());
+        let (start, serve) = (RetryConfig::start(), RetryConfig::serve());
+        let store = RetryStore::new(Arc::new(fake.clone()), start, serve, metrics, 7);
+        let err = store.head("a").await.unwrap_err();
+        assert_eq!((err.kind(), fake.take_calls().len()), (StoreErrorKind::Throttled, 3), "{err}");
+    }
+
     fn fail_always(fake: &FakeStore, kind: StoreErrorKind) {
         (0..1000).for_each(|_| fake.fault(0, Fault::Fail(kind)));
     }

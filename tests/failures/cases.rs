@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::fs;
 use std::io::ErrorKind;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -23,7 +23,9 @@ pub(super) struct World {
     pub(super) simulator: Simulator,
     tls: Simulator,
     /// Hears questions and answers none.
-    _name_server: UdpSocket,
+    name_server: Option<UdpSocket>,
+    /// This user may make mount namespaces and become another user in them.
+    has_namespaces: bool,
     /// Programs that every user may run: the binary, and helpers of the scripts.
     pub(super) tools: TempDir,
     pub(super) public_binary: PathBuf,
@@ -71,7 +73,8 @@ impl World {
         if fs::hard_link(binary, &public_binary).is_err() {
             fs::copy(binary, &public_binary).unwrap();
         }
-        fs::copy("/usr/bin/setpriv", tools.path().join("setpriv")).unwrap();
+        // Where it is missing, the cases that need it are skipped.
+        let _ = fs::copy("/usr/bin/setpriv", tools.path().join("setpriv"));
         let confined = tools.path().join("confined");
         fs::create_dir(&confined).unwrap();
         open_to_all(&confined);
@@ -80,19 +83,38 @@ impl World {
         let script = "#!/bin/sh\necho 'fusermount3: mount failed: Permission denied' >&2\nexit 1\n";
         fs::write(&program, script).unwrap();
         open_to_all(&program);
-        // Also once more for the test beside this one: an address is what differs.
+        // The port is a fixed one, but the addresses of this machine are many: one for each process.
         let name_server =
-            UdpSocket::bind("127.0.0.99:53").or_else(|_| UdpSocket::bind("127.0.0.98:53"));
-        let name_server = name_server.expect("port 53 of an own address");
-        let address = name_server.local_addr().unwrap().ip();
-        let settings = format!("nameserver {address}\noptions timeout:30 attempts:1\n");
-        fs::write(tools.path().join("resolv.conf"), settings).unwrap();
+            (2..100).find_map(|last| UdpSocket::bind((Ipv4Addr::new(127, 0, 0, last), 53)).ok());
+        if let Some(server) = &name_server {
+            let address = server.local_addr().unwrap().ip();
+            let settings = format!("nameserver {address}\noptions timeout:30 attempts:1\n");
+            fs::write(tools.path().join("resolv.conf"), settings).unwrap();
+        }
+        let mut probe = Command::new("unshare");
+        probe.args(["--mount", "setpriv", "--reuid", "65534", "true"]);
+        let has_namespaces = probe.stderr(Stdio::null()).status().is_ok_and(|it| it.success());
         Self {
             simulator,
-            _name_server: name_server,
+            name_server,
+            has_namespaces,
             tls: Simulator::builder().bucket("myfiles").tls().start(),
             tools,
             public_binary,
+        }
+    }
+}
+
+impl World {
+    /// The right or the program that is missing here to make this failure.
+    pub(super) fn lacks(&self, case: &Case) -> Option<&'static str> {
+        let script = case.wrapper?;
+        if !self.has_namespaces {
+            Some("it needs root, unshare and setpriv")
+        } else if script.contains("resolv.conf") && self.name_server.is_none() {
+            Some("it needs port 53")
+        } else {
+            None
         }
     }
 }

@@ -25,62 +25,106 @@ pub(super) struct Row {
     pub(super) wrong: Vec<String>,
 }
 
-pub(super) fn run(world: &World, case: &Case) -> Row {
-    let mut wrong = Vec::new();
-    let (output, seconds) = run_once(world, case, false, &mut wrong);
-    let (as_json, _) = run_once(world, case, true, &mut wrong);
-    let text = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
-    let json = String::from_utf8_lossy(&as_json.stderr).trim_end().to_owned();
-    let mut fail = |what: String| wrong.push(format!("{}: {what}", case.failure));
+/// The forms of one command.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Text,
+    Json,
+    Foreground,
+}
 
-    let code = output.status.code();
-    if code != Some(case.code) || as_json.status.code() != code {
-        fail(format!("ended with {code:?} and {:?}: {text}", as_json.status.code()));
-    }
-    let prefix = if case.code == 0 { "s3mount: warning: " } else { "s3mount: " };
-    let sentence = text.strip_prefix(prefix).unwrap_or_default().to_owned();
-    if !matches(&case.says, &sentence) {
-        fail(format!("\n  said     {text}\n  expected {}", case.says));
-    }
-    if text.chars().any(|c| c.is_control() && c != '\n') || text.lines().count() > 1 {
-        fail(format!("not one line of text: {text:?}"));
-    }
-    // The last line is the failure; warnings may go before it.
-    let object: Value =
-        json.lines().last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default();
-    let (message, exit_code) = match case.code {
-        0 => (object["warning"].as_str(), None),
-        _ => (object["message"].as_str(), object["exit_code"].as_i64()),
+pub(super) fn run(world: &World, case: &Case) -> Row {
+    let mut row = Row {
+        failure: case.failure,
+        command: shown(case),
+        sentence: String::new(),
+        code: String::new(),
+        seconds: 0.0,
+        wrong: Vec::new(),
     };
-    let name = object["error"].as_str();
-    if case.says.is_empty() {
-        if !json.is_empty() {
-            fail(format!("said {json}"));
-        }
-    } else if !matches(&case.says, message.unwrap_or_default())
-        || exit_code.is_some_and(|exit_code| exit_code != i64::from(case.code))
-        || name != kind_name(case.code)
-    {
-        fail(format!("as JSON: {json}"));
+    if let Some(reason) = world.lacks(case) {
+        row.sentence = format!("skipped: {reason}");
+        return row;
     }
-    if seconds > BOUND.as_secs_f64() {
-        fail(format!("took {seconds:.1} s"));
+    // In the foreground a mount would stay.
+    let forms = [Form::Text, Form::Json, Form::Foreground];
+    let forms = &forms[..if case.code == 0 { 2 } else { 3 }];
+    let runs: Vec<_> = std::thread::scope(|scope| {
+        let start = |form: &Form| {
+            let form = *form;
+            scope.spawn(move || run_once(world, case, form))
+        };
+        let threads: Vec<_> = forms.iter().map(start).collect();
+        threads.into_iter().map(|thread| thread.join().expect("a run")).collect()
+    });
+    for (form, run) in forms.iter().zip(&runs) {
+        let wrong = run.wrong.iter().cloned().chain(judge(case, *form, run));
+        row.wrong.extend(wrong.map(|what| format!("{}: {what}", case.failure)));
     }
-    let shown = case.arguments.iter().map(|word| word.replace("MNT", "DIR"));
-    let variables = case.environment.iter().map(|(name, value)| match value {
+    let Run { output, seconds, .. } = &runs[0];
+    row.sentence = text(output).trim_start_matches(prefix(case)).to_owned();
+    row.code = output.status.code().map_or("none".to_owned(), |code| code.to_string());
+    row.seconds = *seconds;
+    row
+}
+
+/// As it is typed, with `DIR` for the mount point.
+fn shown(case: &Case) -> String {
+    let mut words = Vec::new();
+    if !case.environment.is_empty() {
+        words.push("env".to_owned());
+    }
+    words.extend(case.environment.iter().map(|(name, value)| match value {
         Some(value) => format!("{name}={value}"),
         None => format!("-u {name}"),
-    });
-    let variables =
-        (!case.environment.is_empty()).then(|| "env".to_owned()).into_iter().chain(variables);
-    Row {
-        failure: case.failure,
-        command: variables.chain(["s3mount".to_owned()]).chain(shown).collect::<Vec<_>>().join(" "),
-        sentence,
-        code: code.map_or("none".to_owned(), |code| code.to_string()),
-        seconds,
-        wrong,
+    }));
+    words.push("s3mount".to_owned());
+    words.extend(case.arguments.iter().map(|word| word.replace("MNT", "DIR")));
+    words.join(" ")
+}
+
+fn prefix(case: &Case) -> &'static str {
+    if case.code == 0 { "s3mount: warning: " } else { "s3mount: " }
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).trim_end().to_owned()
+}
+
+/// What is wrong with what it said.
+fn judge(case: &Case, form: Form, run: &Run) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let (text, code) = (text(&run.output), run.output.status.code());
+    if code != Some(case.code) {
+        wrong.push(format!("ended with {code:?}: {text}"));
     }
+    if run.seconds > BOUND.as_secs_f64() {
+        wrong.push(format!("took {:.1} s", run.seconds));
+    }
+    if text.chars().any(|c| c.is_control() && c != '\n') {
+        wrong.push(format!("control characters: {text:?}"));
+    }
+    let last = text.lines().last().unwrap_or_default();
+    if form == Form::Json && !case.says.is_empty() {
+        let object: Value = serde_json::from_str(last).unwrap_or_default();
+        let (message, code) = match case.code {
+            0 => (&object["warning"], &Value::Null),
+            _ => (&object["message"], &object["exit_code"]),
+        };
+        let said = matches(&case.says, message.as_str().unwrap_or_default());
+        let right_code = code.as_i64().is_none_or(|code| code == i64::from(case.code));
+        if !said || !right_code || object["error"].as_str() != kind_name(case.code) {
+            wrong.push(format!("as JSON: {text}"));
+        }
+    } else {
+        let sentence = last.strip_prefix(prefix(case)).unwrap_or_default();
+        // In the foreground the log goes before it.
+        let alone = form == Form::Foreground || text.lines().count() <= 1;
+        if !matches(&case.says, sentence) || !alone {
+            wrong.push(format!("\n  said     {text}\n  expected {}", case.says));
+        }
+    }
+    wrong
 }
 
 /// The names that go with the exit codes in the object.
@@ -90,39 +134,48 @@ fn kind_name(code: i32) -> Option<&'static str> {
     usize::try_from(code - 2).ok().and_then(|at| names.get(at).copied())
 }
 
-fn run_once(world: &World, case: &Case, json: bool, wrong: &mut Vec<String>) -> (Output, f64) {
+struct Run {
+    output: Output,
+    seconds: f64,
+    /// What it left behind.
+    wrong: Vec<String>,
+}
+
+fn run_once(world: &World, case: &Case, form: Form) -> Run {
+    let mut wrong = Vec::new();
     let place = Place::new();
     (case.prepare)(world, &place);
     let before = files_below(place.path());
     let mut program = wrapped(world, case, &place);
     program.args(case.arguments.iter().map(|word| place.fill(word)));
-    program.args(json.then_some("--json")).stdin(Stdio::null());
+    match form {
+        Form::Text => {}
+        Form::Json => drop(program.arg("--json")),
+        Form::Foreground => drop(program.arg("--foreground")),
+    }
     let started = Instant::now();
-    let output = program.output().expect("the program starts");
+    let output = program.stdin(Stdio::null()).output().expect("the program starts");
     let seconds = started.elapsed().as_secs_f64();
-    let mut fail = |what: String| wrong.push(format!("{}: {what}", case.failure));
 
-    let path = place.path().to_str().unwrap().to_owned();
+    let path = place.path().to_str().expect("UTF-8").to_owned();
     if case.code == 0 {
-        if let Some(mounted) = case.mounted
-            && let Err(what) = mounted(&place.mount())
-        {
-            fail(what);
+        if let Some(Err(what)) = case.mounted.map(|check| check(&place.mount())) {
+            wrong.push(what);
         }
         let _ = Command::new("umount").arg(place.mount()).stderr(Stdio::null()).status();
     }
     (case.clean)(&place);
     if !wait_until(|| processes_naming(&path).is_empty()) {
-        fail("a process is left".to_owned());
+        wrong.push("a process is left".to_owned());
     }
     if is_mounted(&place.mount()) {
-        fail("a mount is left".to_owned());
+        wrong.push("a mount is left".to_owned());
     }
     let after = files_below(place.path());
     if after != before {
-        fail(format!("files are left: {after:?}, not {before:?}"));
+        wrong.push(format!("files are left: {after:?}, not {before:?}"));
     }
-    (output, seconds)
+    Run { output, seconds, wrong }
 }
 
 /// The binary with this case's environment, as this case's user.
