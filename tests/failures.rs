@@ -141,7 +141,7 @@ fn a_relative_token_file_is_found() {
 
 fn end(mount: &Path) {
     let umount = Command::new("umount").arg(mount).stderr(Stdio::null()).status();
-    assert!(umount.unwrap().success());
-    let directory = mount.parent().unwrap().to_str().unwrap().to_owned();
-    assert!(wait_until(|| processes_naming(&directory).is_empty()), "no process is left");
+    assert!(umount.is_ok_and(|status| status.success()));
+    let directory = mount.parent().and_then(Path::to_str).expect("a directory");
+    assert!(wait_until(|| processes_naming(directory).is_empty()), "no process is left");
 }

@@ -181,7 +181,10 @@ fn mount_directly(dir: &Path, config: &MountConfig) -> Result<Option<OwnedFd>, S
             Some(libc::EPERM) => Ok(None),
             Some(libc::ENODEV) => Err(no_device(&err)),
             // The directory was found and opened: it is a security module that says no.
-            Some(libc::EACCES) => Err(confined("this process", dir)),
+            Some(libc::EACCES) => {
+                let remedy = "a container needs --security-opt apparmor=unconfined";
+                Err(confined("this process", dir, remedy))
+            }
             Some(libc::ENOENT | libc::ENOTDIR | libc::EBUSY) => Err(StartError::new(
                 StartErrorKind::MountPoint,
                 format!(
@@ -301,15 +304,13 @@ fn no_helper() -> StartError {
     StartError::new(StartErrorKind::Fuse, sentence)
 }
 
-/// EACCES from mount(2) where the directory is no obstacle.
-fn confined(who: &str, dir: &Path) -> StartError {
+/// EACCES from mount(2) where the directory is no obstacle, for ourselves or for fusermount3.
+fn confined(who: &str, dir: &Path, remedy: &str) -> StartError {
     StartError::new(
         StartErrorKind::Fuse,
         format!(
             "{who} may not mount on {} (Permission denied), because AppArmor or another security \
-             module confines it: from Ubuntu 25.04 on fusermount3 mounts in few places, as below the \
-             home directory; mount there, or allow the place in /etc/apparmor.d/local/fusermount3, \
-             and in a container give --security-opt apparmor=unconfined",
+             module confines it; {remedy}",
             dir.display()
         ),
     )
@@ -350,7 +351,11 @@ fn refused(dir: &Path, stderr: &[u8]) -> StartError {
         return no_device(&words);
     }
     if said("Permission denied") {
-        return confined("fusermount3", dir);
+        // What the profile in Ubuntu from 25.04 on allows, and the file that it includes.
+        let remedy = "mount below the home directory, /mnt, /media or /tmp, where the profile of \
+                      Ubuntu lets it, allow the place in /etc/apparmor.d/local/fusermount3, or mount \
+                      as root";
+        return confined("fusermount3", dir, remedy);
     }
     if said("Operation not permitted") {
         return fuse(format!(

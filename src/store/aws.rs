@@ -10,6 +10,7 @@ mod listing;
 mod profiles;
 #[cfg(test)]
 mod tests;
+mod transport;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -23,8 +24,9 @@ use parking_lot::RwLock;
 
 use self::answer::{ExactBody, condition_kept, extent, if_match};
 use self::document::{Document, TakeBody};
-use self::errors::{Operation, transport};
+use self::errors::Operation;
 pub use self::profiles::{ProfileSettings, read_profile};
+use self::transport::transport;
 use super::credentials::{CredentialFiles, ReloadingCredentials};
 use super::{Condition, GetAnswer, GetRequest, Head, ListPage, ListRequest, ObjectStore};
 use crate::config::BucketConfig;

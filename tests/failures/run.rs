@@ -231,7 +231,8 @@ impl Place {
     /// Words of a case, with the names of this place in them.
     fn fill(&self, word: &str) -> String {
         let (mount, home) = (self.mount(), self.path());
-        word.replace("MNT", mount.to_str().unwrap()).replace("HOME", home.to_str().unwrap())
+        word.replace("MNT", mount.to_str().expect("UTF-8"))
+            .replace("HOME", home.to_str().expect("UTF-8"))
     }
 }
 

@@ -28,8 +28,8 @@ use futures_util::FutureExt;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::errors::{missing_profile_sentence, no_credentials};
-use super::profiles::missing_profile;
+use super::profiles::{missing_profile, missing_profile_sentence, no_credentials};
+use super::transport::chain as causes;
 use crate::config::BucketConfig;
 use crate::config::endpoint::needs_path_style;
 use crate::error::{Cause, StoreError, StoreErrorKind};
@@ -115,7 +115,7 @@ async fn first_credentials(
 ) -> Result<(), StoreError> {
     let reason = match tokio::time::timeout(FIRST_CREDENTIALS, credentials.load()).await {
         Ok(Ok(_)) => return Ok(()),
-        Ok(Err(err)) => super::errors::chain(&err),
+        Ok(Err(err)) => causes(&err),
         Err(_) => format!("none came within {} s", FIRST_CREDENTIALS.as_secs()),
     };
     let profile = config.profile.as_deref();
@@ -252,7 +252,7 @@ fn trusting(store: TrustStore) -> Result<TlsContext, StoreError> {
     TlsContext::builder()
         .with_trust_store(store)
         .build()
-        .map_err(|err| StoreError::new(StoreErrorKind::Other, super::errors::chain(&err)))
+        .map_err(|err| StoreError::new(StoreErrorKind::Other, causes(&err)))
 }
 
 /// The certificates of a PEM file that rustls takes, and how many it does not: the HTTP client
