@@ -3,6 +3,7 @@
 
 mod meaning;
 mod mount_options;
+mod sentences;
 mod words;
 
 use std::ffi::OsString;
@@ -29,8 +30,11 @@ Credentials and region are found as by the AWS command line: environment, ~/.aws
 container, instance. AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL and AWS_CA_BUNDLE are
 honored.
 
-Exit codes: 0 mounted (with --foreground: unmounted), 2 usage, 3 no credentials,
-4 denied, 5 not found, 6 network or server, 7 mount point, 8 FUSE, 1 anything else.
+Exit codes: 0 mounted (with --foreground: unmounted), 2 usage or configuration,
+3 no credentials, 4 denied, 5 no such bucket, 6 network or server, 7 mount point,
+8 FUSE, 128 + N ended by signal N, 1 anything else.
+
+To unmount: umount /mnt/s3, without root fusermount3 -u /mnt/s3.
 
 Examples:
   s3mount myfiles /mnt/s3
@@ -70,7 +74,7 @@ pub struct Args {
     pub profile: Option<String>,
 
     /// The address of another S3 server, as http://localhost:9000 [default: AWS_ENDPOINT_URL_S3,
-    /// else AWS_ENDPOINT_URL, else AWS].
+    /// else AWS_ENDPOINT_URL, else the profile's endpoint_url, else AWS].
     #[arg(long, value_name = "URL", help_heading = BUCKET)]
     pub endpoint_url: Option<String>,
 
@@ -225,8 +229,8 @@ pub fn wants_json(typed: &[OsString]) -> bool {
 }
 
 fn from_words(command: clap::Command, words: &[OsString]) -> Result<Args, clap::Error> {
-    let mut matches = command.try_get_matches_from(words)?;
-    Args::from_arg_matches_mut(&mut matches)
+    let matches = command.try_get_matches_from(words);
+    matches.and_then(|mut it| Args::from_arg_matches_mut(&mut it)).map_err(sentences::plain)
 }
 
 /// An error of one sentence, with exit code 2.
@@ -278,8 +282,22 @@ mod tests {
     fn an_unknown_option_is_answered_with_the_nearest() {
         check_refused("b /m --regoin x", &["--regoin", "--region"]);
         check_refused("b /m -o regoin=x", &["regoin", "-o"]);
-        check_refused("myfiles", &["DIR"]);
-        check_refused("b /m /n", &["/n"]);
+        check_refused("b /m --zzz", &["no option --zzz", "--help"]);
+        check_refused("b /m -z", &["no option -z"]);
+    }
+
+    #[test]
+    fn each_mistake_is_one_sentence() {
+        check_refused("myfiles", &["DIR is missing", "must exist"]);
+        check_refused("--json", &["BUCKET[/PREFIX] and DIR are missing"]);
+        check_refused("mount myfiles /n", &["'/n' is one word too many", "no command"]);
+        check_refused("b /m --region", &["--region <REGION> needs a value"]);
+        check_refused("b /m --json=yes", &["--json takes no value", "yes"]);
+        check_refused("b /m --allow-other --allow-root", &["--allow-other", "exclude each other"]);
+        for line in ["myfiles", "b /m /n", "b /m --regoin x", "b /m --memory 1", "b /m --region"] {
+            let text = parse_line(line).expect_err(line);
+            assert_eq!(text.lines().count(), 1, "{text}");
+        }
     }
 
     #[test]

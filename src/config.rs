@@ -4,12 +4,13 @@
 pub mod bucket;
 pub mod endpoint;
 mod environment;
+pub mod profiles;
 pub mod values;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use environment::{Environment, effective_user};
+pub use environment::{Environment, ReadProfile, absolute_variables, effective_user};
 use tracing::level_filters::LevelFilter;
 
 pub use crate::store::credentials::CredentialFiles;
@@ -35,7 +36,10 @@ pub struct BucketConfig {
     pub prefix: String,
     pub region: Option<String>,
     pub profile: Option<String>,
+    /// The server that is asked instead of AWS, wherever it was named.
     pub endpoint_url: Option<String>,
+    /// What named it, for whoever has to correct it: an option, a variable, a line of a profile.
+    pub endpoint_source: String,
     /// Path style: asked for, or the endpoint is not one of AWS.
     pub force_path_style: bool,
     pub sign_requests: bool,
@@ -45,6 +49,10 @@ pub struct BucketConfig {
     pub ca_bundle: Option<PathBuf>,
     /// The files that hold profiles and keys.
     pub credential_files: CredentialFiles,
+    /// Keys are taken from the environment, not from a profile.
+    pub keys_in_environment: bool,
+    /// The variable that names the proxy between us and the server.
+    pub proxy_variable: Option<String>,
     /// Parsers and the S3 client's runtime use this many threads.
     pub threads_max: usize,
 }

@@ -63,71 +63,158 @@ pub struct StoreError {
     inner: Arc<Details>,
 }
 
+#[derive(Clone)]
 struct Details {
     kind: StoreErrorKind,
-    message: String,
-    status: Option<u16>,
-    code: Option<String>,
-    request_id: Option<String>,
-    region: Option<String>,
+    /// Which request it was, as `ListObjectsV2 "some/prefix"`: for logs, which have many.
+    request: Option<String>,
+    /// In our own words.
+    reason: String,
+    cause: Option<Cause>,
+    answer: Answer,
 }
 
 impl StoreError {
-    /// `message` says what happened in words for a log or a terminal.
-    pub fn new(kind: StoreErrorKind, message: impl Into<String>) -> Self {
-        Self::with_answer(kind, message, Answer::default())
+    /// `reason` says what happened in words for a log or a terminal.
+    pub fn new(kind: StoreErrorKind, reason: impl Into<String>) -> Self {
+        Self::with_answer(kind, reason, Answer::default())
     }
 
     /// As [`StoreError::new`], with what the server's answer said about itself.
-    pub fn with_answer(kind: StoreErrorKind, message: impl Into<String>, answer: Answer) -> Self {
-        let Answer { status, code, request_id, region } = answer;
+    pub fn with_answer(kind: StoreErrorKind, reason: impl Into<String>, answer: Answer) -> Self {
         // Here the words of a server enter: none of them leaves with what a terminal would obey.
-        let message = plain(&message.into());
-        let (code, request_id) = (code.map(|it| plain(&it)), request_id.map(|it| plain(&it)));
-        Self { inner: Arc::new(Details { kind, message, status, code, request_id, region }) }
+        let (request, reason) = (None, plain(&reason.into()));
+        let Answer { status, code, request_id, region, said } = answer;
+        let [code, request_id, said] = [code, request_id, said].map(|it| it.as_deref().map(plain));
+        let answer = Answer { status, code, request_id, region, said };
+        Self { inner: Arc::new(Details { kind, request, reason, cause: None, answer }) }
+    }
+
+    /// The same, of this request.
+    #[must_use]
+    pub fn of_request(self, request: impl Into<String>) -> Self {
+        self.changed(|details| details.request = Some(plain(&request.into())))
+    }
+
+    /// The same, with its cause.
+    #[must_use]
+    pub fn with_cause(self, cause: Cause) -> Self {
+        self.changed(|details| details.cause = Some(cause))
     }
 
     pub fn kind(&self) -> StoreErrorKind {
         self.inner.kind
     }
 
+    /// What tells errors of one kind apart where their remedies differ.
+    pub fn cause(&self) -> Option<Cause> {
+        self.inner.cause
+    }
+
     /// The HTTP status, where there was an answer.
     pub fn status(&self) -> Option<u16> {
-        self.inner.status
+        self.inner.answer.status
     }
 
     /// S3's own code, as `AccessDenied`, where the answer had one.
     pub fn code(&self) -> Option<&str> {
-        self.inner.code.as_deref()
+        self.inner.answer.code.as_deref()
     }
 
     pub fn request_id(&self) -> Option<&str> {
-        self.inner.request_id.as_deref()
+        self.inner.answer.request_id.as_deref()
     }
 
     /// The bucket's region, where the answer named it (`x-amz-bucket-region`).
     pub fn region(&self) -> Option<&str> {
-        self.inner.region.as_deref()
+        self.inner.answer.region.as_deref()
     }
 
-    pub fn message(&self) -> &str {
-        &self.inner.message
+    /// What the server said of it, for a person.
+    pub fn said(&self) -> Option<&str> {
+        self.inner.answer.said.as_deref()
+    }
+
+    /// What happened, in our own words, without the request that it happened to.
+    pub fn reason(&self) -> &str {
+        &self.inner.reason
+    }
+
+    /// Request, reason and the server's own words: [`fmt::Display`] without the facts.
+    pub fn message(&self) -> String {
+        let Details { request, reason, answer, .. } = &*self.inner;
+        let parts = [request.as_deref(), Some(reason.as_str()), answer.said.as_deref()];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(": ")
+    }
+
+    fn changed(mut self, change: impl FnOnce(&mut Details)) -> Self {
+        match Arc::get_mut(&mut self.inner) {
+            Some(details) => change(details),
+            None => {
+                let mut details = (*self.inner).clone();
+                change(&mut details);
+                self.inner = Arc::new(details);
+            }
+        }
+        self
     }
 }
 
-/// What a server's answer says about itself, for [`StoreError::with_answer`].
+/// What a server's answer says about itself, for [`StoreError::with_answer`], which makes it harmless
+/// for terminals and logs.
 #[derive(Clone, Default, Debug)]
 pub struct Answer {
     pub status: Option<u16>,
     pub code: Option<String>,
     pub request_id: Option<String>,
     pub region: Option<String>,
+    /// The message for people.
+    pub said: Option<String>,
+}
+
+/// Why there was no useful answer, where a person must do something else about it than about other
+/// errors of the kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// Nothing listens at the address.
+    Refused,
+    /// The name has no address.
+    NotResolved,
+    /// The network knows no way there.
+    NoRoute,
+    /// Closed or reset without an answer.
+    Closed,
+    /// The certificate is not trusted, is of another name, or has expired.
+    Certificate,
+    /// TLS was spoken to a server that does not speak it.
+    NotTls,
+    /// What came back is not HTTP: another protocol, or TLS where plain HTTP was spoken.
+    NotHttp,
+    /// HTTP, but nothing that S3 says.
+    NotS3,
+    /// The proxy refused to connect.
+    Proxy,
+    /// This machine's clock is off by so many seconds, ahead of the server's where positive. `None`
+    /// where the answer had no date.
+    Clock(Option<i64>),
+    /// A setting or a file of ours cannot be used; no request was sent.
+    Configuration,
+}
+
+/// The words of others as a part of one line that has more: [`plain`], without room to spare, and at
+/// most 300 characters.
+pub fn one_line(text: &str) -> String {
+    const CHARS_MAX: usize = 300;
+    // Of a text that is too long no more is looked at than can be shown.
+    let start: String = text.chars().take(4 * CHARS_MAX).collect();
+    let words = start.split_whitespace().collect::<Vec<_>>().join(" ");
+    plain(&words).chars().take(CHARS_MAX).collect()
 }
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Details { message, status, code, request_id, .. } = &*self.inner;
-        f.write_str(message)?;
+        f.write_str(&self.message())?;
+        let Answer { status, code, request_id, .. } = &self.inner.answer;
         let facts = [
             status.map(|status| format!("HTTP {status}")),
             code.clone(),
@@ -160,11 +247,13 @@ pub fn plain(text: &str) -> String {
         }
         match character {
             '\n' | '\r' | '\t' => line.push(' '),
-            // Marks, embeddings, overrides and isolates (Unicode annex 9), separators of lines.
+            // Marks, embeddings, overrides and isolates (Unicode annex 9), separators of lines, and
+            // what has no width.
             '\u{61c}'
-            | '\u{200e}'..='\u{200f}'
+            | '\u{200b}'..='\u{200f}'
             | '\u{2028}'..='\u{202e}'
-            | '\u{2066}'..='\u{2069}' => line.extend(character.escape_unicode()),
+            | '\u{2060}'..='\u{2069}'
+            | '\u{feff}' => line.extend(character.escape_unicode()),
             _ if character.is_control() => line.extend(character.escape_unicode()),
             _ => line.push(character),
         }
@@ -275,10 +364,32 @@ mod tests {
             status: Some(403),
             code: Some("Access\u{1b}[2JDenied".to_owned()),
             request_id: Some("4\n2".to_owned()),
-            region: None,
+            ..Answer::default()
         };
         let err = StoreError::with_answer(StoreErrorKind::Denied, "no\u{1b}", answer);
         assert_eq!(err.to_string(), "no\\u{1b} (HTTP 403, Access\\u{1b}[2JDenied, request 4 2)");
+    }
+
+    #[test]
+    fn the_words_of_others_become_one_harmless_line() {
+        assert_eq!(one_line("a\r\nb\t\u{1b}[31mc\u{202e}d"), "a b \\u{1b}[31mc\\u{202e}d");
+        assert_eq!(one_line(&"\u{e4}".repeat(400)).chars().count(), 300, "cut at a character");
+    }
+
+    #[test]
+    fn an_error_is_shown_whole_and_has_its_parts() {
+        let answer = Answer {
+            status: Some(403),
+            code: Some("AccessDenied".to_owned()),
+            request_id: Some("1A".to_owned()),
+            said: Some("Access Denied".to_owned()),
+            ..Answer::default()
+        };
+        let err = StoreError::with_answer(StoreErrorKind::Denied, "denied", answer);
+        let err = err.clone().of_request("GetObject \"a\"");
+        let shown = "GetObject \"a\": denied: Access Denied (HTTP 403, AccessDenied, request 1A)";
+        assert_eq!(err.to_string(), shown);
+        assert_eq!((err.reason(), err.said()), ("denied", Some("Access Denied")));
     }
 
     proptest! {

@@ -15,10 +15,11 @@ fn main() -> ExitCode {
     let json = cli::wants_json(&typed);
     let result = match cli::parse(&typed) {
         Ok(args) => start(args),
-        Err(err) if err.exit_code() == 0 || !json => {
+        // What was asked for: help or the version.
+        Err(err) if err.exit_code() == 0 => {
             // A closed pipe is no reason to complain.
             let _ = err.print();
-            return ExitCode::from(u8::try_from(err.exit_code()).unwrap_or(2));
+            return ExitCode::SUCCESS;
         }
         Err(err) => {
             let text = err.render().to_string();
@@ -38,7 +39,8 @@ fn main() -> ExitCode {
 fn start(args: Args) -> Result<u8, StartError> {
     let config = Config::new(args, &Environment::read())?;
     log::start(&config.log).map_err(|err| {
-        StartError::new(StartErrorKind::Other, format!("no log can be written: {err}"))
+        let sentence = format!("the log cannot be written: {err}; name a file that can be opened");
+        StartError::new(StartErrorKind::Usage, sentence)
     })?;
     mount::run(&config)
 }

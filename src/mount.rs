@@ -11,6 +11,7 @@ mod live;
 mod mountinfo;
 mod point;
 mod report;
+mod sentences;
 mod session;
 mod signals;
 mod start_error;

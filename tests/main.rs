@@ -5,6 +5,7 @@ mod support;
 
 mod changes;
 mod documents;
+mod failures;
 mod faults;
 mod files;
 mod hostile;

@@ -6,11 +6,11 @@ use tracing::level_filters::LevelFilter;
 
 use super::Args;
 use crate::config::bucket::{BucketName, normalize_prefix};
-use crate::config::endpoint;
 use crate::config::{
     Access, BucketConfig, Config, Environment, LogConfig, LogTarget, MountConfig, NamesConfig,
     UsageError, default_memory_bytes,
 };
+use crate::config::{endpoint, profiles};
 
 /// Write permission is left out of all modes: nothing here can be written.
 const READ_ONLY: u16 = 0o555;
@@ -41,7 +41,13 @@ fn bucket_config(
     environment: &Environment,
     threads_max: usize,
 ) -> Result<BucketConfig, UsageError> {
-    let endpoint_url = endpoint_url(args, environment)?;
+    let profile = checked("--profile", args.profile.as_ref(), "a name is not empty", |name| {
+        !name.is_empty()
+    })?;
+    let keys_in_environment = environment.has_keys && profile.is_none();
+    let unneeded = !environment.names_files && (args.no_sign_request || keys_in_environment);
+    profiles::check_readable(&environment.credential_files, unneeded)?;
+    let (endpoint_url, endpoint_source) = endpoint(args, environment)?.unzip();
     let BucketName { bucket, prefix, region } =
         BucketName::parse(&args.bucket, endpoint_url.is_some())
             .map_err(|reason| invalid("BUCKET[/PREFIX]", &args.bucket, reason))?;
@@ -56,10 +62,14 @@ fn bucket_config(
         bucket,
         prefix: join_prefixes(prefix, args)?,
         region: join_regions(region, args)?,
-        profile: checked("--profile", args.profile.as_ref(), "a name is not empty", |name| {
-            !name.is_empty()
-        })?,
+        profile,
+        proxy_variable: match &endpoint_url {
+            Some(url) if url.starts_with("http://") => environment.http_proxy,
+            _ => environment.https_proxy,
+        }
+        .map(str::to_owned),
         endpoint_url,
+        endpoint_source: endpoint_source.unwrap_or_default(),
         force_path_style,
         sign_requests: !args.no_sign_request,
         requester_pays: args.requester_pays,
@@ -71,17 +81,34 @@ fn bucket_config(
         )?,
         ca_bundle: environment.ca_bundle.as_deref().map(absolute).transpose()?,
         credential_files: environment.credential_files.clone(),
+        keys_in_environment,
         threads_max,
     })
 }
 
-fn endpoint_url(args: &Args, environment: &Environment) -> Result<Option<String>, UsageError> {
-    let typed = args.endpoint_url.clone().map(|url| ("--endpoint-url", url));
-    let Some((source, url)) = typed.or_else(|| environment.endpoint_url.clone()) else {
-        return Ok(None);
-    };
-    endpoint::parse_host(&url).map_err(|reason| invalid(source, &url, reason))?;
-    Ok(Some(url))
+/// The address of the server and what named it.
+fn endpoint(
+    args: &Args,
+    environment: &Environment,
+) -> Result<Option<(String, String)>, UsageError> {
+    let typed = args.endpoint_url.clone().map(|url| ("--endpoint-url".to_owned(), url));
+    let variable = || environment.endpoint_url.clone().map(|(name, url)| (name.to_owned(), url));
+    // Also read where the address is known: what is wrong with a profile is told now.
+    let of_profile = endpoint_of_profile(args, environment)?;
+    let Some((source, url)) = typed.or_else(variable).or(of_profile) else { return Ok(None) };
+    endpoint::parse_host(&url).map_err(|reason| invalid(&source, &url, reason))?;
+    Ok(Some((url, source)))
+}
+
+fn endpoint_of_profile(
+    args: &Args,
+    environment: &Environment,
+) -> Result<Option<(String, String)>, UsageError> {
+    let Some(read) = environment.read_profile else { return Ok(None) };
+    let settings = read(args.profile.as_deref()).map_err(UsageError)?;
+    let name = args.profile.as_ref().or(environment.profile.as_ref());
+    let name = name.map_or("default", String::as_str);
+    Ok(settings.endpoint_url.map(|url| (format!("endpoint_url of the profile {name}"), url)))
 }
 
 /// A prefix may be typed in either place, and in both if they agree.
@@ -203,6 +230,8 @@ fn invalid(option: &str, value: &str, reason: impl std::fmt::Display) -> UsageEr
 mod tests {
     use super::*;
     use crate::cli::parse;
+    use crate::config::ReadProfile;
+    use crate::store::aws::ProfileSettings;
 
     fn environment() -> Environment {
         Environment { uid: 1000, gid: 100, cores: 16, ..Environment::default() }
@@ -270,6 +299,24 @@ mod tests {
         let bucket = config_in(&environment, "myfiles /m --endpoint-url https://h").unwrap().bucket;
         assert_eq!(bucket.endpoint_url.as_deref(), Some("https://h"));
         assert!(bucket.force_path_style, "not AWS");
+    }
+
+    #[test]
+    fn a_profiles_endpoint_counts_as_one_that_was_typed() {
+        let read: ReadProfile = |name| {
+            let url = name.map(|name| format!("http://{name}:9000"));
+            Ok(ProfileSettings { endpoint_url: url })
+        };
+        let environment = Environment { read_profile: Some(read), ..environment() };
+        let bucket = config_in(&environment, "My_Files /m --profile localhost").unwrap().bucket;
+        assert_eq!(bucket.endpoint_url.as_deref(), Some("http://localhost:9000"));
+        assert_eq!(bucket.endpoint_source, "endpoint_url of the profile localhost");
+        assert!(bucket.force_path_style);
+        let err = config_in(&environment, "My_Files /m").unwrap_err();
+        assert!(err.contains("lower-case"), "AWS is stricter: {err}");
+        let broken: ReadProfile = |_| Err("it is malformed".to_owned());
+        let environment = Environment { read_profile: Some(broken), ..environment };
+        assert_eq!(config_in(&environment, "myfiles /m").unwrap_err(), "it is malformed");
     }
 
     #[test]

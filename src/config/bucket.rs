@@ -28,6 +28,11 @@ impl BucketName {
                     .to_owned(),
             );
         }
+        if ["/", "./", "../"].iter().any(|start| place.starts_with(start)) {
+            return Err(
+                "the bucket comes first, and the directory to mount it on second".to_owned()
+            );
+        }
         let (bucket, prefix) = split_prefix(place)?;
         if lenient {
             check_leniently(bucket)?
@@ -70,22 +75,40 @@ fn split_prefix(place: &str) -> Result<(&str, Option<String>), String> {
 /// The rules of AWS for general-purpose buckets, which the names of directory buckets and
 /// access-point aliases follow, too.
 fn check_name(name: &str) -> Result<(), String> {
-    let ends_well = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    let good_end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    let allowed = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '.' | '-');
     let reason = if !(3 <= name.len() && name.len() <= 63) {
-        "has 3 to 63 characters"
-    } else if !name.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '.' | '-')) {
-        "consists of lower-case letters, digits, dots and hyphens"
-    } else if !ends_well(name.chars().next()) || !ends_well(name.chars().next_back()) {
-        "begins and ends with a letter or digit"
+        format!("has 3 to 63 characters, not {}", name.chars().count())
+    } else if name.chars().any(|c| c.is_ascii_uppercase()) {
+        format!("has lower-case letters only, as in '{}'", name.to_ascii_lowercase())
+    } else if name.contains('_') {
+        "has no underscores, but may have hyphens".to_owned()
+    } else if let Some(other) = name.chars().find(|c| !allowed(*c)) {
+        format!("consists of lower-case letters, digits, dots and hyphens, without {other:?}")
+    } else if !good_end(name.chars().next()) {
+        "begins with a letter or digit".to_owned()
+    } else if !good_end(name.chars().next_back()) {
+        "ends with a letter or digit".to_owned()
     } else if name.contains("..") {
-        "has no two dots in a row"
+        "has no two dots in a row".to_owned()
     } else if name.parse::<Ipv4Addr>().is_ok() {
-        "does not look like an IP address"
+        "does not look like an IP address".to_owned()
+    } else if let Some(start) = RESERVED_STARTS.iter().find(|start| name.starts_with(**start)) {
+        format!("does not begin with {start}, which AWS keeps for itself")
+    } else if let Some(end) = RESERVED_ENDS.iter().find(|end| name.ends_with(**end)) {
+        format!("does not end with {end}, which AWS keeps for names of other things")
     } else {
         return Ok(());
     };
     Err(format!("a bucket name {reason}"))
 }
+
+/// S3 user guide, "General purpose bucket naming rules".
+const RESERVED_STARTS: [&str; 3] = ["xn--", "sthree-", "amzn-s3-demo-"];
+
+/// From the same place; without `-s3alias` and `--x-s3`, which are the names of access points and of
+/// directory buckets and can be mounted.
+const RESERVED_ENDS: [&str; 3] = ["--ol-s3", ".mrap", "--table-s3"];
 
 /// The bounds that all servers keep, which also keep a name from changing the URL.
 fn check_leniently(name: &str) -> Result<(), String> {
@@ -216,12 +239,19 @@ mod tests {
     fn names_that_aws_cannot_have_are_refused() {
         check_refused("ab", false, "3 to 63");
         check_refused("", false, "3 to 63");
-        check_refused("/mnt/s3", false, "3 to 63");
+        check_refused("/mnt/s3", false, "the bucket comes first");
+        check_refused("./mnt", true, "the bucket comes first");
         check_refused(&"a".repeat(64), false, "3 to 63");
-        check_refused("MyFiles", false, "lower-case");
-        check_refused("my_files", false, "lower-case");
-        check_refused("-files", false, "begins and ends");
-        check_refused("files.", false, "begins and ends");
+        check_refused("MyFiles", false, "lower-case letters only, as in 'myfiles'");
+        check_refused("my_files", false, "underscores");
+        check_refused("my files", false, "without ' '");
+        check_refused("-files", false, "begins with a letter");
+        check_refused("files.", false, "ends with a letter");
+        check_refused("xn--files", false, "begin with xn--");
+        check_refused("sthree-files", false, "begin with sthree-");
+        check_refused("amzn-s3-demo-bucket", false, "begin with amzn-s3-demo-");
+        check_refused("files--ol-s3", false, "end with --ol-s3");
+        check_refused("files.mrap", false, "end with .mrap");
         check_refused("my..files", false, "two dots");
         check_refused("192.168.0.1", false, "IP address");
         check_refused("https://myfiles.s3.amazonaws.com", false, "--endpoint-url");
@@ -233,7 +263,7 @@ mod tests {
         for name in ["My_Files", "ab", "x"] {
             assert!(BucketName::parse(name, true).is_ok(), "{name}");
         }
-        for name in ["", "..", "a b", "a?b", "a%2Fb", "ä"] {
+        for name in ["", "a b", "a?b", "a%2Fb", "ä"] {
             check_refused(name, true, "a bucket name");
         }
     }

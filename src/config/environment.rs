@@ -5,12 +5,36 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::CredentialFiles;
+use crate::store::aws::{ProfileSettings, read_profile};
+
+/// The variables that name files or directories which are read while the mount serves, by the SDK or
+/// by what it is made of, or by a program that a profile names. The background process has left the
+/// directory that relative ones are relative to.
+const PATH_VARIABLES: [&str; 6] = [
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_LOGIN_CACHE_DIRECTORY",
+    "SSL_CERT_FILE",
+];
 
 /// The surroundings of a start.
 #[derive(Clone, Default, Debug)]
 pub struct Environment {
     /// The endpoint and the variable that named it.
     pub endpoint_url: Option<(&'static str, String)>,
+    /// `AWS_PROFILE`.
+    pub profile: Option<String>,
+    /// A variable names the file with profiles or that with keys.
+    pub names_files: bool,
+    /// Both keys are in the environment, where the SDK looks first.
+    pub has_keys: bool,
+    /// The variables that name a proxy for `http://` and for `https://`.
+    pub http_proxy: Option<&'static str>,
+    pub https_proxy: Option<&'static str>,
+    /// Reads what a profile says of the server, as the SDK does; `None` in tests: nothing.
+    pub read_profile: Option<ReadProfile>,
     /// `AWS_CA_BUNDLE`.
     pub ca_bundle: Option<PathBuf>,
     /// The files that hold profiles and keys.
@@ -26,13 +50,27 @@ pub struct Environment {
     pub cgroup_memory_bytes: Option<u64>,
 }
 
+/// The settings of the named profile, else of the one that the environment names. The error is a
+/// sentence.
+pub type ReadProfile = fn(Option<&str>) -> Result<ProfileSettings, String>;
+
 impl Environment {
     pub fn read() -> Self {
         let (uid, gid) = effective_user();
+        let one_of =
+            |names: &[&'static str]| names.iter().copied().find(|name| variable(name).is_some());
         Self {
             endpoint_url: endpoint_url(),
+            profile: variable("AWS_PROFILE").map(|name| name.to_string_lossy().into_owned()),
+            names_files: one_of(&["AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"]).is_some(),
+            has_keys: ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
+                .into_iter()
+                .all(|name| variable(name).is_some()),
+            http_proxy: one_of(&["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]),
+            https_proxy: one_of(&["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]),
+            read_profile: Some(read_profile),
             ca_bundle: variable("AWS_CA_BUNDLE").map(PathBuf::from),
-            credential_files: CredentialFiles::from_variables(|name| std::env::var_os(name)),
+            credential_files: CredentialFiles::from_variables(path_variable),
             uid,
             gid,
             cores: std::thread::available_parallelism().map_or(1, usize::from),
@@ -48,6 +86,28 @@ impl Environment {
 pub fn effective_user() -> (u32, u32) {
     let status = read("/proc/self/status");
     (effective_id(&status, "Uid:"), effective_id(&status, "Gid:"))
+}
+
+/// Those of the variables with paths that are relative, made absolute: to be set before the working
+/// directory is left.
+pub fn absolute_variables() -> Vec<(&'static str, OsString)> {
+    let changed = |name| {
+        let (old, new) = (variable(name)?, path_variable(name)?);
+        (old != new).then_some((name, new))
+    };
+    PATH_VARIABLES.into_iter().filter_map(changed).collect()
+}
+
+/// As [`variable`]; what names a file by a relative path names it by an absolute one. `~` at the
+/// front is the home directory, to the SDK, too.
+fn path_variable(name: &str) -> Option<OsString> {
+    let value = variable(name)?;
+    let path = match (Path::new(&value).strip_prefix("~"), variable("HOME")) {
+        (Ok(rest), Some(home)) => Path::new(&home).join(rest),
+        _ => PathBuf::from(&value),
+    };
+    // Where the working directory is gone, so is the file.
+    Some(std::path::absolute(path).map_or(value, OsString::from))
 }
 
 /// An empty variable is as good as none, as for the AWS command line.

@@ -15,6 +15,7 @@ use super::point::{FS_TYPE, is_dead};
 use super::start_error::{StartError, StartErrorKind};
 use super::sys;
 use crate::config::{Access, MountConfig, MountFlag, effective_user};
+use crate::error::one_line;
 
 /// The set-user-id helpers, of libfuse 3 and, with the same protocol, of libfuse 2. The second also
 /// works where PATH is empty, as under some service managers.
@@ -179,15 +180,24 @@ fn mount_directly(dir: &Path, config: &MountConfig) -> Result<Option<OwnedFd>, S
         Err(err) => match err.raw_os_error() {
             Some(libc::EPERM) => Ok(None),
             Some(libc::ENODEV) => Err(no_device(&err)),
-            Some(libc::EACCES | libc::ENOENT | libc::ENOTDIR | libc::EBUSY) => {
-                Err(StartError::new(
-                    StartErrorKind::MountPoint,
-                    format!("nothing can be mounted on {}: {err}", dir.display()),
-                ))
+            // The directory was found and opened: it is a security module that says no.
+            Some(libc::EACCES) => {
+                let remedy = "a container needs --security-opt apparmor=unconfined";
+                Err(confined("this process", dir, remedy))
             }
+            Some(libc::ENOENT | libc::ENOTDIR | libc::EBUSY) => Err(StartError::new(
+                StartErrorKind::MountPoint,
+                format!(
+                    "nothing can be mounted on {} ({err}); choose another directory",
+                    dir.display()
+                ),
+            )),
             _ => Err(StartError::new(
                 StartErrorKind::Fuse,
-                format!("the kernel refused the mount on {}: {err}", dir.display()),
+                format!(
+                    "the kernel refused the mount on {} ({err}); its log (dmesg) may say why",
+                    dir.display()
+                ),
             )),
         },
     }
@@ -218,12 +228,11 @@ fn mount_by_helper(dir: &Path, config: &MountConfig) -> Result<OwnedFd, StartErr
     drop(theirs); // Else the end of the helper is not seen.
     let child = match spawned {
         Ok(child) => child,
-        Err(err) if err.kind() == io::ErrorKind::NotFound => {
-            return Err(StartError::new(
-                StartErrorKind::Fuse,
-                "mounting needs root, or the program fusermount3, which is not installed: install \
-                 the package fuse3",
-            ));
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Err(no_helper()),
+        Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {
+            let sentence = "fusermount3 may not be run by this user (Permission denied); check its \
+                            mode, or mount as root";
+            return Err(StartError::new(StartErrorKind::Fuse, sentence));
         }
         Err(err) => return Err(broken(err)),
     };
@@ -271,12 +280,38 @@ fn access_option(access: Access) -> &'static str {
     }
 }
 
-fn no_device(err: &io::Error) -> StartError {
+fn no_device(reason: &impl std::fmt::Display) -> StartError {
     StartError::new(
         StartErrorKind::Fuse,
         format!(
-            "/dev/fuse cannot be used ({err}): load the kernel module with `modprobe fuse`; a \
-             container needs --device /dev/fuse and --cap-add SYS_ADMIN"
+            "/dev/fuse cannot be used ({reason}); load the kernel module with `modprobe fuse`, or \
+             start the container with --device /dev/fuse and --cap-add SYS_ADMIN"
+        ),
+    )
+}
+
+fn no_helper() -> StartError {
+    let sentence = match effective_user() {
+        (0, _) => {
+            "this root may not mount, and fusermount3 is not installed; start the container with \
+             --cap-add SYS_ADMIN"
+        }
+        _ => {
+            "mounting without root needs the program fusermount3, which is not installed; install \
+             the package fuse3, or mount as root"
+        }
+    };
+    StartError::new(StartErrorKind::Fuse, sentence)
+}
+
+/// EACCES from mount(2) where the directory is no obstacle, for ourselves or for fusermount3.
+fn confined(who: &str, dir: &Path, remedy: &str) -> StartError {
+    StartError::new(
+        StartErrorKind::Fuse,
+        format!(
+            "{who} may not mount on {} (Permission denied), because AppArmor or another security \
+             module confines it; {remedy}",
+            dir.display()
         ),
     )
 }
@@ -285,39 +320,53 @@ fn no_device(err: &io::Error) -> StartError {
 fn refused(dir: &Path, stderr: &[u8]) -> StartError {
     let words = String::from_utf8_lossy(stderr);
     let words: Vec<&str> = words.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let words = words.join("; ");
+    let words = one_line(&words.join("; "));
     let said = |part: &str| words.contains(part);
     let shown = dir.display();
+    let fuse = |sentence: String| StartError::new(StartErrorKind::Fuse, sentence);
     if said("user_allow_other") {
-        let sentence = "--allow-other and --allow-root are for root, or need the line \
-                        user_allow_other in /etc/fuse.conf";
-        return StartError::new(StartErrorKind::Fuse, sentence);
+        return fuse(
+            "--allow-other and --allow-root are for root; for other users write the line \
+             user_allow_other into /etc/fuse.conf"
+                .to_owned(),
+        );
     }
     if said("no write access to mountpoint") || said("not owned by") || said("bad mount point") {
         return StartError::new(
             StartErrorKind::MountPoint,
-            format!("{shown} must belong to the mounting user and be writable ({words})"),
+            format!(
+                "{shown} does not belong to the mounting user or is not writable, as fusermount3 \
+                 wants it; choose a directory of your own, or mount as root"
+            ),
         );
     }
     if said("open /dev/fuse: Permission denied") {
-        let sentence = "/dev/fuse is closed to this user: mount as root, or let it be opened with \
-                        `chmod 666 /dev/fuse`, as udev does";
-        return StartError::new(StartErrorKind::Fuse, sentence);
+        return fuse(
+            "/dev/fuse is closed to this user; mount as root, or let it be opened with `chmod 666 \
+             /dev/fuse`, as udev does"
+                .to_owned(),
+        );
     }
     if said("/dev/fuse") || said("fuse device not found") {
-        return no_device(&io::Error::other(words));
+        return no_device(&words);
     }
-    let hint = if said("Operation not permitted") || said("Permission denied") {
-        "; a container needs --cap-add SYS_ADMIN, and from Ubuntu 25.04 on AppArmor lets \
-         fusermount3 mount in a few places only, as below the home directory"
-    } else {
-        ""
-    };
+    if said("Permission denied") {
+        // What the profile in Ubuntu from 25.04 on allows, and the file that it includes.
+        let remedy = "mount below the home directory, /mnt, /media or /tmp, where the profile of \
+                      Ubuntu lets it, allow the place in /etc/apparmor.d/local/fusermount3, or mount \
+                      as root";
+        return confined("fusermount3", dir, remedy);
+    }
+    if said("Operation not permitted") {
+        return fuse(format!(
+            "fusermount3 may not mount on {shown} (Operation not permitted); a container needs \
+             --cap-add SYS_ADMIN, elsewhere fusermount3 must be set-user-id root"
+        ));
+    }
     let words = if words.is_empty() { "it gave no reason" } else { words.as_str() };
-    StartError::new(
-        StartErrorKind::Fuse,
-        format!("fusermount3 refused to mount on {shown}: {words}{hint}"),
-    )
+    fuse(format!(
+        "fusermount3 refused to mount on {shown} ({words}); check /etc/fuse.conf and the system's log"
+    ))
 }
 
 #[cfg(test)]
@@ -341,6 +390,7 @@ mod tests {
         );
         check_refused("fusermount3: user has no write access to mountpoint /mnt/s3\n", 7, "belong");
         check_refused("fusermount3: mount failed: Permission denied\n", 8, "AppArmor");
+        check_refused("fusermount3: mount failed: Operation not permitted\n", 8, "SYS_ADMIN");
         check_refused("fusermount3: failed to open /dev/fuse: No such file\n", 8, "modprobe");
         check_refused("fusermount3: failed to open /dev/fuse: Permission denied\n", 8, "chmod");
         check_refused("", 8, "no reason");

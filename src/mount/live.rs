@@ -101,6 +101,7 @@ impl Mount {
                 runtime: Some(runtime),
             }),
             Err(err) => {
+                // A name server that does not answer would be waited for.
                 runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
                 Err(err)
             }
@@ -237,7 +238,9 @@ async fn begin(
     if proven.first_page.objects.is_empty() && proven.first_page.prefixes.is_empty() {
         let BucketConfig { bucket, prefix, .. } = &config.bucket;
         if !prefix.is_empty() {
-            warn(&format!("no key in the bucket {bucket} begins with {prefix}"));
+            warn(&format!(
+                "no key in the bucket {bucket} begins with {prefix}; the mount is empty until one does"
+            ));
         }
     }
     let filesystem = build_filesystem(config, proven, runtime);

@@ -9,6 +9,7 @@ use super::attach;
 use super::mountinfo::{self, Entry};
 use super::start_error::{StartError, StartErrorKind};
 use super::sys;
+use crate::error::one_line;
 
 /// Where the file system is to appear.
 #[derive(Debug)]
@@ -72,7 +73,7 @@ pub(super) fn is_dead(dir: &Path) -> bool {
 fn check_directory(dir: &Path, warn: &mut dyn FnMut(&str)) -> Result<Target, StartError> {
     let found = std::fs::metadata(dir).map_err(|err| not_usable(dir, &err))?;
     if !found.is_dir() {
-        return Err(wrong(format!("{} is not a directory", dir.display())));
+        return Err(not_a_directory(dir));
     }
     let path = dir.canonicalize().map_err(|err| not_usable(dir, &err))?;
     let claim = claim(&path)?;
@@ -95,9 +96,10 @@ fn claim(path: &Path) -> Result<Option<File>, StartError> {
     let Ok(dir) = File::open(path) else { return Ok(None) };
     match dir.try_lock() {
         Ok(()) => Ok(Some(dir)),
-        Err(TryLockError::WouldBlock) => {
-            Err(wrong(format!("another s3mount is about to mount on {}", path.display())))
-        }
+        Err(TryLockError::WouldBlock) => Err(wrong(format!(
+            "another s3mount is about to mount on {}; wait for it, or choose another directory",
+            path.display()
+        ))),
         Err(TryLockError::Error(_)) => Ok(None),
     }
 }
@@ -109,14 +111,15 @@ fn take_dead_away(dir: &Path) -> Result<(), StartError> {
             wrong(format!(
                 "{} holds a dead mount of {}, which could not be unmounted: {err}",
                 path.display(),
-                entry.source
+                one_line(&entry.source)
             ))
         }),
         Some(entry) => Err(wrong(format!(
-            "{} holds a dead mount of {} ({}); unmount it with: fusermount3 -u {0}",
+            "{} holds a dead mount of another program, {} ({}); unmount it first, with: umount {0} \
+             (or fusermount3 -u {0})",
             path.display(),
-            entry.source,
-            entry.fs_type
+            one_line(&entry.source),
+            one_line(&entry.fs_type)
         ))),
         None => Err(wrong(format!(
             "{} lies in a FUSE mount whose process has ended; unmount that first",
@@ -145,8 +148,12 @@ fn already_mounted(path: &Path, entry: &Entry) -> StartError {
     wrong(format!(
         "{} is already {what} of {}; unmount it first, with: umount {0} (or fusermount3 -u {0})",
         path.display(),
-        entry.source
+        one_line(&entry.source)
     ))
+}
+
+fn not_a_directory(dir: &Path) -> StartError {
+    wrong(format!("{} is not a directory; name one that exists and is empty", dir.display()))
 }
 
 fn not_usable(dir: &Path, err: &io::Error) -> StartError {
@@ -155,7 +162,7 @@ fn not_usable(dir: &Path, err: &io::Error) -> StartError {
         io::ErrorKind::NotFound => {
             wrong(format!("{shown} does not exist; create it with: mkdir -p {shown}"))
         }
-        io::ErrorKind::NotADirectory => wrong(format!("{shown} is not a directory")),
+        io::ErrorKind::NotADirectory => not_a_directory(dir),
         io::ErrorKind::PermissionDenied => {
             // The FUSE mount of another user lets nobody look.
             let foreign = std::path::absolute(dir).ok().and_then(|path| {
@@ -168,7 +175,9 @@ fn not_usable(dir: &Path, err: &io::Error) -> StartError {
                 ))
             })
         }
-        _ => wrong(format!("{shown} cannot be used as a mount point: {err}")),
+        _ => wrong(format!(
+            "{shown} cannot be used as a mount point ({err}); choose another directory"
+        )),
     }
 }
 

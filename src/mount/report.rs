@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::start_error::{StartError, StartErrorKind};
 use super::sys::{self, Fork};
+use crate::config::absolute_variables;
 
 /// Where a start reports to. Ready once; afterwards there is only the log.
 #[derive(Debug)]
@@ -136,6 +137,9 @@ fn leave_the_terminal() -> io::Result<()> {
     // Until ready: whoever interrupts the command stops the start, too.
     sys::end_with_parent(true)?;
     sys::new_session()?;
+    for (name, value) in absolute_variables() {
+        sys::set_variable(name, &value)?;
+    }
     std::env::set_current_dir("/")?;
     sys::replace_standard(open_null()?.as_fd(), 0)
 }

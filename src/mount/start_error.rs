@@ -4,8 +4,9 @@ use std::io;
 
 use serde_json::{Value, json};
 
+use super::sentences;
 use crate::config::{BucketConfig, UsageError};
-use crate::error::{StoreError, StoreErrorKind};
+use crate::error::StoreError;
 
 /// The kinds of failure that a program can tell apart: by value, by exit code, or by name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,56 +107,7 @@ impl StartError {
 
     /// What the first request to the bucket failed with.
     pub fn from_store(err: &StoreError, bucket: &BucketConfig) -> Self {
-        use StoreErrorKind as Kind;
-        let name = &bucket.bucket;
-        let server = server(bucket);
-        let (kind, sentence) = match err.kind() {
-            Kind::NoCredentials => (StartErrorKind::NoCredentials, no_credentials(bucket)),
-            Kind::BadCredentials => (
-                StartErrorKind::Denied,
-                format!(
-                    "{server} does not accept the credentials ({err}): the access key is unknown \
-                     or expired, or the secret key does not belong to it; check {}",
-                    credentials_source(bucket)
-                ),
-            ),
-            Kind::Denied => (StartErrorKind::Denied, denied(err, bucket)),
-            Kind::NoSuchBucket | Kind::NotFound => (
-                StartErrorKind::NotFound,
-                format!("there is no bucket {name} at {server}; check its name{}", hint(bucket)),
-            ),
-            Kind::WrongRegion => {
-                let region = err.region().unwrap_or("REGION");
-                let sentence = format!(
-                    "the bucket {name} is in another region than {server}; give --region {region}"
-                );
-                (StartErrorKind::Network, sentence)
-            }
-            Kind::Unreachable => (
-                StartErrorKind::Network,
-                format!(
-                    "{server} is not reachable: {err}; check the network{}",
-                    match bucket.endpoint_url {
-                        Some(_) => " and --endpoint-url",
-                        None => ", --region and the proxy",
-                    }
-                ),
-            ),
-            Kind::TimedOut => (
-                StartErrorKind::Network,
-                format!("{server} did not answer in time: {err}; check the network or try again"),
-            ),
-            Kind::Throttled => (
-                StartErrorKind::Network,
-                format!("{server} has no capacity at the moment: {err}; try again"),
-            ),
-            Kind::Changed | Kind::NotModified | Kind::OutOfRange | Kind::Archived | Kind::Other => {
-                (
-                    StartErrorKind::Network,
-                    format!("{server} answered the listing of {name} with an error: {err}"),
-                )
-            }
-        };
+        let (kind, sentence) = sentences::of_store(err, bucket);
         Self::new(kind, sentence)
     }
 
@@ -189,89 +141,9 @@ impl From<UsageError> for StartError {
     }
 }
 
-fn server(bucket: &BucketConfig) -> String {
-    match (&bucket.endpoint_url, &bucket.region) {
-        (Some(url), _) => url.clone(),
-        (None, Some(region)) => format!("S3 in {region}"),
-        (None, None) => "S3".to_owned(),
-    }
-}
-
-fn hint(bucket: &BucketConfig) -> &'static str {
-    if bucket.endpoint_url.is_some() { " and --endpoint-url" } else { "" }
-}
-
-fn credentials_source(bucket: &BucketConfig) -> String {
-    match &bucket.profile {
-        Some(profile) => format!("the profile {profile}"),
-        None => "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile".to_owned(),
-    }
-}
-
-fn no_credentials(bucket: &BucketConfig) -> String {
-    let profile = bucket.profile.as_deref().unwrap_or("default (or AWS_PROFILE)");
-    format!(
-        "no AWS credentials were found; looked in the environment (AWS_ACCESS_KEY_ID), in profile \
-         {profile} of ~/.aws/credentials and ~/.aws/config, in the web identity token, and in the \
-         container's and the instance's metadata; for a public bucket give --no-sign-request"
-    )
-}
-
-fn denied(err: &StoreError, bucket: &BucketConfig) -> String {
-    let name = &bucket.bucket;
-    let resource =
-        if name.starts_with("arn:") { name.clone() } else { format!("arn:aws:s3:::{name}") };
-    let place = match bucket.prefix.as_str() {
-        "" => String::new(),
-        prefix => format!(" for the prefix {prefix}"),
-    };
-    let further = match (&bucket.expected_bucket_owner, bucket.sign_requests) {
-        (Some(owner), _) => format!("; or the bucket is not owned by {owner}"),
-        (None, false) => "; the bucket is not public: leave --no-sign-request out".to_owned(),
-        (None, true) => String::new(),
-    };
-    format!(
-        "listing the bucket {name} is denied ({err}): the credentials need s3:ListBucket on \
-         {resource}{place}{further}"
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[track_caller]
-    fn check(kind: StoreErrorKind, bucket: BucketConfig, exit_code: u8, parts: &[&str]) {
-        let bucket = BucketConfig { bucket: "myfiles".to_owned(), ..bucket };
-        let err = StartError::from_store(&StoreError::new(kind, "said the server"), &bucket);
-        assert_eq!(err.exit_code(), exit_code, "{err}");
-        for part in parts {
-            assert!(err.to_string().contains(part), "no {part:?} in {err}");
-        }
-    }
-
-    fn bucket() -> BucketConfig {
-        BucketConfig { sign_requests: true, ..BucketConfig::default() }
-    }
-
-    #[test]
-    fn each_failure_has_its_code_and_says_what_to_do() {
-        use StoreErrorKind as Kind;
-        let local = || BucketConfig { endpoint_url: Some("http://h:1".to_owned()), ..bucket() };
-        let profile = || BucketConfig { profile: Some("work".to_owned()), ..bucket() };
-        check(Kind::NoCredentials, profile(), 3, &["work", "~/.aws", "--no-sign-request"]);
-        check(Kind::BadCredentials, profile(), 4, &["work", "said the server"]);
-        check(Kind::Denied, bucket(), 4, &["s3:ListBucket", "arn:aws:s3:::myfiles"]);
-        let public = BucketConfig { sign_requests: false, ..bucket() };
-        check(Kind::Denied, public, 4, &["not public", "--no-sign-request"]);
-        check(Kind::NoSuchBucket, local(), 5, &["no bucket myfiles", "http://h:1"]);
-        let region = BucketConfig { region: Some("eu-west-1".to_owned()), ..bucket() };
-        check(Kind::WrongRegion, region, 6, &["S3 in eu-west-1", "--region"]);
-        check(Kind::Unreachable, local(), 6, &["http://h:1 is not reachable", "--endpoint-url"]);
-        check(Kind::TimedOut, bucket(), 6, &["in time"]);
-        check(Kind::Throttled, bucket(), 6, &["capacity"]);
-        check(Kind::Other, bucket(), 6, &["said the server"]);
-    }
 
     #[test]
     fn an_error_crosses_the_pipe_unchanged() {

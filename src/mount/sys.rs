@@ -1,7 +1,7 @@
 //! The system calls that std has no safe words for, each behind a function that is safe to call.
 //! Invariant: with `data/buffer.rs` the only file with unsafe code; nothing here decides anything.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_ulong};
+use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_ulong};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -29,6 +29,18 @@ pub(crate) fn fork() -> io::Result<Fork> {
         0 => Ok(Fork::Child),
         pid => Ok(Fork::Parent(pid)),
     }
+}
+
+/// Sets a variable of the environment. Refuses where the process has a second thread, which may be
+/// reading it.
+pub(crate) fn set_variable(name: &str, value: &OsStr) -> io::Result<()> {
+    let n_threads = std::fs::read_dir("/proc/self/task")?.count();
+    if n_threads != 1 {
+        return Err(io::Error::other(format!("{name} cannot be set with {n_threads} threads")));
+    }
+    // SAFETY: no other thread exists.
+    unsafe { std::env::set_var(name, value) };
+    Ok(())
 }
 
 /// Waits for a child's end.

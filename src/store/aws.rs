@@ -11,10 +11,12 @@ mod errors;
 mod guard;
 mod listing;
 mod notes;
+mod profiles;
 mod quirks;
 mod requests;
 #[cfg(test)]
 mod tests;
+mod transport;
 mod whole;
 
 use std::sync::Arc;
@@ -28,6 +30,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
 
 use self::errors::Operation;
+pub use self::profiles::{ProfileSettings, read_profile};
 use self::quirks::Quirks;
 use self::whole::Wholes;
 use super::credentials::{CredentialFiles, ReloadingCredentials};

@@ -99,6 +99,10 @@ impl FakeStore {
         self.state.lock().objects.remove(key);
     }
 
+    pub(crate) fn with_latency(self, latency: Duration) -> Self {
+        Self { latency, ..self }
+    }
+
     /// The call that comes after `skip` further ones meets `fault`.
     pub(crate) fn fault(&self, skip: usize, fault: Fault) {
         self.state.lock().faults.push_back((skip, fault));

@@ -140,8 +140,8 @@ impl Engine {
         self.attempt(RequestKind::Get, &request.key, || self.inner.get(request.clone())).await
     }
 
-    /// Sends until there is an answer, an error that will not pass, or no time left. Gives the last
-    /// try's error, which says more than that time is over.
+    /// Sends until there is an answer, an error that will not pass, or no time left. Gives the error of
+    /// the last try that had its time, which says more than that time is over.
     async fn attempt<'a, T>(
         &self,
         kind: RequestKind,
@@ -152,6 +152,7 @@ impl Engine {
         let deadline = Instant::now() + config.answer_total;
         let (mut n_failed, mut n_unreachable) = (0, 0);
         let mut patience = config.first_try;
+        let mut told: Option<StoreError> = None;
         loop {
             let begun = Instant::now();
             let until = deadline.min(begun + patience);
@@ -165,8 +166,16 @@ impl Engine {
                     return Err(err);
                 }
                 Ok(Err(err)) => err,
-                Err(_) => no_answer(kind, name, until - begun),
+                Err(_) => {
+                    let err = no_answer(kind, name, until - begun);
+                    // Cut short by the deadline, this try tells nothing of the server.
+                    if until == deadline && until < begun + config.first_try {
+                        return Err(told.unwrap_or(err));
+                    }
+                    err
+                }
             };
+            told = Some(err.clone());
             n_failed += 1;
             n_unreachable += u32::from(err.kind() == StoreErrorKind::Unreachable);
             patience = patience.saturating_mul(2);
@@ -237,6 +246,17 @@ mod tests {
         store.head("a").await.unwrap();
         fake.take_calls();
         (fake, store)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_try_that_the_deadline_cuts_short_does_not_hide_what_the_server_said() {
+        let fake = FakeStore::new().with_latency(Duration::from_secs(3));
+        fail_always(&fake, StoreErrorKind::Throttled);
+        let metrics = Arc::new(Metrics::default());
+        let (start, serve) = (RetryConfig::start(), RetryConfig::serve());
+        let store = RetryStore::new(Arc::new(fake.clone()), start, serve, metrics, 7);
+        let err = store.head("a").await.unwrap_err();
+        assert_eq!((err.kind(), fake.take_calls().len()), (StoreErrorKind::Throttled, 3), "{err}");
     }
 
     fn fail_always(fake: &FakeStore, kind: StoreErrorKind) {

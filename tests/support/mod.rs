@@ -3,6 +3,7 @@
 
 #[cfg(test)]
 pub(crate) mod hostile;
+pub(crate) mod listeners;
 // The program of the simulator has no binary to mount.
 #[cfg(test)]
 pub(crate) mod mounted;

@@ -9,7 +9,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 use futures_util::Stream;
 
-use super::errors::transport;
+use super::transport::transport;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::object::ETag;
 use crate::store::{Condition, Head};

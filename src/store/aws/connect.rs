@@ -28,11 +28,12 @@ use futures_util::FutureExt;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::errors::no_credentials;
 use super::guard::Guard;
+use super::profiles::{missing_profile, missing_profile_sentence, no_credentials};
+use super::transport::chain as causes;
 use crate::config::BucketConfig;
 use crate::config::endpoint::takes_path_style;
-use crate::error::{StoreError, StoreErrorKind};
+use crate::error::{Cause, StoreError, StoreErrorKind};
 use crate::store::credentials::{BuildChain, CredentialFiles, ReloadingCredentials};
 
 /// What a store makes its clients from.
@@ -114,15 +115,17 @@ async fn first_credentials(
     config: &BucketConfig,
     credentials: &ReloadingCredentials,
 ) -> Result<(), StoreError> {
-    let fail = |reason: &str| {
-        let message = no_credentials(config.profile.as_deref(), reason);
-        Err(StoreError::new(StoreErrorKind::NoCredentials, message))
+    let reason = match tokio::time::timeout(FIRST_CREDENTIALS, credentials.load()).await {
+        Ok(Ok(_)) => return Ok(()),
+        Ok(Err(err)) => causes(&err),
+        Err(_) => format!("none came within {} s", FIRST_CREDENTIALS.as_secs()),
     };
-    match tokio::time::timeout(FIRST_CREDENTIALS, credentials.load()).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(err)) => fail(&super::errors::chain(&err)),
-        Err(_) => fail(&format!("none came within {} s", FIRST_CREDENTIALS.as_secs())),
-    }
+    let profile = config.profile.as_deref();
+    let message = match missing_profile(profile).await {
+        Some(reason) => missing_profile_sentence(&reason, &config.credential_files),
+        None => no_credentials(profile, &config.credential_files, &reason),
+    };
+    Err(StoreError::new(StoreErrorKind::NoCredentials, message))
 }
 
 /// What all SDK clients of the mount have in common. The SDK's retries and stall protection are off
@@ -189,7 +192,7 @@ fn chain(config: &BucketConfig, region: &str, http: SharedHttpClient) -> BuildCh
 
 /// `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL` or the profile's `endpoint_url`, as the SDK's S3
 /// client finds it.
-fn configured_endpoint(sdk: &SdkConfig) -> Option<String> {
+pub(super) fn configured_endpoint(sdk: &SdkConfig) -> Option<String> {
     let key = ServiceConfigKey::builder()
         .service_id("S3")
         .env("AWS_ENDPOINT_URL")
@@ -197,7 +200,9 @@ fn configured_endpoint(sdk: &SdkConfig) -> Option<String> {
         .build()
         .expect("all three are set");
     let own = sdk.service_config().and_then(|services| services.load_config(key));
-    own.or_else(|| sdk.endpoint_url().map(str::to_owned))
+    let url = own.or_else(|| sdk.endpoint_url().map(str::to_owned));
+    // To the SDK an empty variable is an address.
+    url.filter(|url| !url.is_empty())
 }
 
 /// The pool has no bound of its own: [`crate::store::limit`] has. `HTTPS_PROXY` and `NO_PROXY` are
@@ -218,13 +223,23 @@ fn http_client(tls: TlsContext) -> SharedHttpClient {
 pub(super) fn tls_context(ca_bundle: Option<&Path>) -> Result<TlsContext, StoreError> {
     let Some(path) = ca_bundle else { return trusting(TrustStore::default()) };
     let fail = |reason: &str| {
-        let message = format!("AWS_CA_BUNDLE {}: {reason}", path.display());
-        StoreError::new(StoreErrorKind::Other, message)
+        let message = format!(
+            "{}, which AWS_CA_BUNDLE names, {reason}; name a PEM file of the authorities to trust, \
+             or unset the variable",
+            path.display()
+        );
+        StoreError::new(StoreErrorKind::Other, message).with_cause(Cause::Configuration)
     };
-    let text = std::fs::read_to_string(path).map_err(|err| fail(&err.to_string()))?;
+    // A file of DER is no UTF-8, and no PEM either way.
+    let text = std::fs::read(path).map_err(|err| fail(&format!("cannot be read ({err})")))?;
+    let text = String::from_utf8_lossy(&text);
     let (certificates, n_refused) = usable_certificates(&text);
     if certificates.is_empty() {
-        return Err(fail("it has no certificate that can be used"));
+        let reason = match text.is_empty() {
+            true => "is empty",
+            false => "has no certificate in PEM that can be used",
+        };
+        return Err(fail(reason));
     }
     if n_refused > 0 {
         tracing::warn!("AWS_CA_BUNDLE {}: {n_refused} certificates left out", path.display());
@@ -239,7 +254,7 @@ fn trusting(store: TrustStore) -> Result<TlsContext, StoreError> {
     TlsContext::builder()
         .with_trust_store(store)
         .build()
-        .map_err(|err| StoreError::new(StoreErrorKind::Other, super::errors::chain(&err)))
+        .map_err(|err| StoreError::new(StoreErrorKind::Other, causes(&err)))
 }
 
 /// The certificates of a PEM file that rustls takes, and how many it does not: the HTTP client

@@ -13,6 +13,7 @@ use quick_xml::Reader;
 use quick_xml::events::{BytesDecl, BytesRef, Event};
 use tokio::sync::Semaphore;
 
+use super::errors::is_foreign;
 use crate::store::ListRequest;
 
 /// What a page says, as it is written there: nothing decoded but the XML.
@@ -69,6 +70,8 @@ pub(super) enum Unreadable {
     BrokenOff(ByteStreamError),
     /// It is cut, or no listing.
     IllFormed(String),
+    /// It is nothing that S3 says.
+    Foreign,
     /// It is none that S3 gives, and will not be when it is asked for again.
     Wrong(&'static str),
 }
@@ -93,7 +96,7 @@ impl Document {
             }
             page.extend_from_slice(&chunk);
         }
-        Self::parse(&page)
+        Self::parse(&page).map_err(|err| if is_foreign(&page) { Unreadable::Foreign } else { err })
     }
 
     /// Reads a whole document. Fails where it is cut, ill-formed, or no listing.

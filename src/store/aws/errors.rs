@@ -2,13 +2,15 @@
 //! API reference, "Error responses" and what other servers answer instead.
 
 use std::error::Error;
-use std::io;
+use std::time::SystemTime;
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 
 use super::guard::{Broken, region_name};
-use crate::error::{Answer, StoreError, StoreErrorKind};
+use super::transport::{chain, find, is_transport, transport, transport_cause};
+use crate::error::{Answer, Cause, StoreError, StoreErrorKind, one_line};
 use crate::metrics::RequestKind;
 
 /// One request, as far as its errors name it.
@@ -39,8 +41,8 @@ impl Operation<'_> {
 
     fn error(&self, kind: StoreErrorKind, what: &str, answer: Answer) -> StoreError {
         let Self { kind: request, name, .. } = self;
-        let message = format!("{} {name:?}: {what}", request.name());
-        StoreError::with_answer(kind, message, answer)
+        let request = format!("{} {name:?}", request.name());
+        StoreError::with_answer(kind, what, answer).of_request(request)
     }
 
     /// An answer that is not what S3 gives.
@@ -58,7 +60,11 @@ impl Operation<'_> {
         E: ProvideErrorMetadata + Error + 'static,
     {
         if let Some(reason) = find::<aws_credential_types::provider::error::CredentialsError>(err) {
-            let what = no_credentials(self.profile, &chain(reason));
+            let reason = one_line(&chain(reason));
+            let what = match self.profile {
+                Some(profile) => format!("the profile {profile} gave no credentials: {reason}"),
+                None => format!("no credentials were found: {reason}"),
+            };
             return self.failed(StoreErrorKind::NoCredentials, &what);
         }
         if let Some(Broken(what)) = find::<Broken>(err) {
@@ -68,22 +74,47 @@ impl Operation<'_> {
             SdkError::TimeoutError(_) => self.timed_out(),
             SdkError::DispatchFailure(failure) if failure.is_timeout() => self.timed_out(),
             SdkError::DispatchFailure(failure) => match failure.as_connector_error() {
-                Some(err) if failure.is_io() || failure.is_other() && is_transport(err) => {
-                    let what = format!("can not reach {}: {}", self.endpoint, transport(err));
-                    self.failed(StoreErrorKind::Unreachable, &what)
-                }
-                Some(err) => self.broken_rule(chain(err).trim_start_matches("other: ")),
+                Some(err) => self.not_sent(err, failure.is_io() || failure.is_other()),
                 None => self.failed(StoreErrorKind::Unreachable, "the request was not sent"),
             },
             SdkError::ServiceError(service) => self.answered(service.raw(), Some(service.err())),
             SdkError::ResponseError(response) if response.raw().status().is_success() => {
-                // Cut on its way, or not from S3 at all; only another try can tell.
                 let reason = err.source().map(chain).unwrap_or_default();
-                let what = format!("the answer can not be read: {reason}");
-                self.failed(StoreErrorKind::Unreachable, &what)
+                let body = response.raw().body().bytes().unwrap_or_default();
+                self.unreadable(is_foreign(body), &reason)
             }
             SdkError::ResponseError(response) => self.answered::<E>(response.raw(), None),
             _ => self.broken_rule(&err.source().map(chain).unwrap_or_default()),
+        }
+    }
+
+    /// A 200 whose body is not what S3 gives: cut on its way, or not from S3 at all; only another
+    /// try can tell.
+    pub(super) fn unreadable(&self, foreign: bool, reason: &str) -> StoreError {
+        let what = format!("the answer can not be read: {}", one_line(reason));
+        let err = self.failed(StoreErrorKind::Unreachable, &what);
+        if foreign { err.with_cause(Cause::NotS3) } else { err }
+    }
+
+    /// No answer came, or none that is HTTP. `of_connection`: the HTTP client takes it for a fault of
+    /// the connection rather than of the request.
+    fn not_sent(
+        &self,
+        err: &(dyn Error + Send + Sync + 'static),
+        of_connection: bool,
+    ) -> StoreError {
+        let cause = transport_cause(err);
+        let lasting = matches!(cause, Some(Cause::NotHttp | Cause::NotTls | Cause::Proxy));
+        let err = if !lasting && of_connection && (cause.is_some() || is_transport(err)) {
+            let what = format!("can not reach {}: {}", self.endpoint, transport(err));
+            self.failed(StoreErrorKind::Unreachable, &what)
+        } else {
+            // The next try would end in the same way.
+            self.broken_rule(&transport(err))
+        };
+        match cause {
+            Some(cause) => err.with_cause(cause),
+            None => err,
         }
     }
 
@@ -98,7 +129,8 @@ impl Operation<'_> {
         let status = raw.status().as_u16();
         // The SDK writes this code itself for a 404 without a body.
         let empty = raw.body().bytes().is_none_or(<[u8]>::is_empty);
-        let code = err.and_then(ProvideErrorMetadata::code).filter(|_| !empty);
+        let code = err.and_then(ProvideErrorMetadata::code).filter(|_| !empty).map(one_line);
+        let code = code.as_deref();
         let body = raw.body().bytes().unwrap_or_default();
         let region = header("x-amz-bucket-region")
             .and_then(region_name)
@@ -106,35 +138,59 @@ impl Operation<'_> {
             .or_else(|| {
                 header("location").and_then(region_of_url).as_deref().and_then(region_name)
             });
+        let foreign =
+            code.is_none() && (is_foreign(body) || is_redirect(status) && region.is_none());
         let kind = match header("x-amz-delete-marker") {
             // A version that is a delete marker gives 404, or 405 when it is asked for by its id.
             Some("true") => StoreErrorKind::NotFound,
-            _ => classify(self.kind, status, code, region.as_deref(), self.region),
+            _ => match classify(self.kind, status, code, region.as_deref(), self.region) {
+                // Whoever says that is not S3, and knows of no bucket.
+                StoreErrorKind::NoSuchBucket | StoreErrorKind::WrongRegion if foreign => {
+                    StoreErrorKind::Other
+                }
+                kind => kind,
+            },
         };
-        let said = err.and_then(ProvideErrorMetadata::message).filter(|_| !empty);
+        let said = err.and_then(ProvideErrorMetadata::message).filter(|_| !empty && !foreign);
+        let cause = match code {
+            Some("RequestTimeTooSkewed") => {
+                Some(Cause::Clock(header("date").and_then(clock_ahead)))
+            }
+            _ if status == 407 => Some(Cause::Proxy),
+            _ if foreign && kind != StoreErrorKind::Throttled => Some(Cause::NotS3),
+            _ => None,
+        };
         let answer = Answer {
             status: Some(status),
             code: code.map(str::to_owned),
-            request_id: header("x-amz-request-id").map(str::to_owned),
+            request_id: header("x-amz-request-id").map(one_line).filter(|id| !id.is_empty()),
             region,
+            said: said.map(one_line).filter(|said| !said.is_empty()),
         };
-        self.error(kind, &self.sentence(kind, code, said, &answer), answer)
+        let err = self.error(kind, &self.reason(kind, code, cause, &answer), answer);
+        match cause {
+            Some(cause) => err.with_cause(cause),
+            None => err,
+        }
     }
 
-    fn sentence(
+    fn reason(
         &self,
         kind: StoreErrorKind,
         code: Option<&str>,
-        said: Option<&str>,
+        cause: Option<Cause>,
         answer: &Answer,
     ) -> String {
-        let own = match kind {
+        match cause {
+            Some(Cause::Clock(ahead)) => return clock_reason(ahead),
+            Some(Cause::Proxy) => return "the proxy wants credentials of its own".to_owned(),
+            Some(Cause::NotS3) => return format!("{} does not answer as S3 does", self.endpoint),
+            _ => {}
+        }
+        match kind {
             StoreErrorKind::NotFound => "there is no such key".to_owned(),
             StoreErrorKind::NoSuchBucket => {
                 format!("there is no bucket {:?} at {}", self.bucket, self.endpoint)
-            }
-            StoreErrorKind::Denied if code == Some("RequestTimeTooSkewed") => {
-                "the clock of this machine is wrong by more than 15 minutes".to_owned()
             }
             StoreErrorKind::Denied => format!("denied; it needs {}", self.action()),
             StoreErrorKind::Changed => "the object has changed".to_owned(),
@@ -153,12 +209,50 @@ impl Operation<'_> {
             | StoreErrorKind::Unreachable
             | StoreErrorKind::NoCredentials
             | StoreErrorKind::Other => "the server gave an error".to_owned(),
-        };
-        match said {
-            Some(said) => format!("{own}: {}", shortened(said)),
-            None => own,
         }
     }
+}
+
+/// Whether a body is from something that is not S3, whose every error is a document of XML with a
+/// code: a web page, the words of a gateway.
+pub(super) fn is_foreign(body: &[u8]) -> bool {
+    let body = body.trim_ascii_start();
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let is_xml = body.starts_with(b"<?xml")
+        || body.starts_with(b"<Error")
+        || body.starts_with(b"<ListBucketResult");
+    !body.is_empty() && !is_xml
+}
+
+fn is_redirect(status: u16) -> bool {
+    matches!(status, 301 | 302 | 303 | 307 | 308)
+}
+
+/// By how many seconds this machine's clock is ahead of a `Date` header.
+fn clock_ahead(date: &str) -> Option<i64> {
+    let theirs = DateTime::from_str(date, DateTimeFormat::HttpDate).ok()?.secs();
+    let ours = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
+    Some(i64::try_from(ours).ok()? - theirs)
+}
+
+/// In whole minutes, as nobody sets a clock by this. Also for a start that failed by it.
+pub(crate) fn clock_reason(ahead: Option<i64>) -> String {
+    let Some(ahead) = ahead else {
+        return "the clock of this machine is wrong by more than the server allows".to_owned();
+    };
+    let seconds = ahead.unsigned_abs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    let mut parts = Vec::new();
+    for (number, unit) in [(days, "d"), (hours, "h"), (minutes, "min")] {
+        if number > 0 {
+            parts.push(format!("{number} {unit}"));
+        }
+    }
+    if parts.is_empty() {
+        parts.push(format!("{seconds} s"));
+    }
+    let side = if ahead < 0 { "behind" } else { "ahead of" };
+    format!("the clock of this machine is {} {side} the server's", parts.join(" "))
 }
 
 /// The kind of an answer that is an error. Pure; `region` is what the answer names as the bucket's,
@@ -230,32 +324,6 @@ fn bad_credentials(code: Option<&str>) -> &'static str {
     }
 }
 
-/// What is told when the chain found nothing; `reason` is its own.
-pub(super) fn no_credentials(profile: Option<&str>, reason: &str) -> String {
-    let places = match profile {
-        Some(profile) => {
-            format!("looked for the profile {profile:?} in ~/.aws/credentials and ~/.aws/config")
-        }
-        None => "looked in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the profile in \
-                 ~/.aws/credentials and ~/.aws/config with its SSO, role and credential_process, \
-                 AWS_WEB_IDENTITY_TOKEN_FILE, the container's and the instance's metadata"
-            .to_owned(),
-    };
-    // How the SDK's error begins when a provider of ours passed its reason on.
-    const NOISE: &str = "the credential provider was not enabled: ";
-    let reason = shortened(reason.trim_start_matches(NOISE));
-    format!(
-        "no credentials were found ({places}; a public bucket needs --no-sign-request): {reason}"
-    )
-}
-
-/// Messages of others are for one line of a log.
-fn shortened(text: &str) -> String {
-    const CHARS_MAX: usize = 300;
-    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    words.chars().take(CHARS_MAX).collect()
-}
-
 /// The text of the first `<name>` element of an error document.
 fn tag(xml: &[u8], name: &str) -> Option<String> {
     let xml = std::str::from_utf8(xml).ok()?;
@@ -279,70 +347,6 @@ fn region_of_url(url: &str) -> Option<String> {
             None => return None,
         };
         Some(region.to_owned())
-    })
-}
-
-/// Whether the connection rather than the request was at fault.
-fn is_transport(err: &(dyn Error + 'static)) -> bool {
-    causes(err).any(|cause| {
-        cause.is::<io::Error>() || cause.is::<rustls::Error>() || {
-            let text = cause.to_string();
-            text.contains("connection") || text.contains("message completed")
-        }
-    })
-}
-
-/// Why a connection failed, in words.
-pub(super) fn transport(err: &(dyn Error + 'static)) -> String {
-    let untrusted = causes(err).find_map(|cause| match cause.downcast_ref::<rustls::Error>() {
-        Some(err @ rustls::Error::InvalidCertificate(_)) => Some(err.to_string()),
-        _ => None,
-    });
-    if let Some(reason) = untrusted {
-        return format!(
-            "its TLS certificate is not accepted ({reason}); AWS_CA_BUNDLE names a file of own \
-             roots"
-        );
-    }
-    let words = chain(err);
-    if let Some((_, reason)) = words.split_once("dns error") {
-        return format!("its name is not resolved ({})", reason.trim_start_matches(": "));
-    }
-    let kind = causes(err).find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
-    match kind {
-        Some(io::ErrorKind::ConnectionRefused) => "connection refused".to_owned(),
-        Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => {
-            "connection reset".to_owned()
-        }
-        Some(io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable) => {
-            "no route to it".to_owned()
-        }
-        _ => words,
-    }
-}
-
-/// The error and its causes in one line, without repetition.
-pub(super) fn chain(err: &(dyn Error + 'static)) -> String {
-    let mut words = String::new();
-    for cause in causes(err) {
-        let text = cause.to_string();
-        if !words.contains(&text) {
-            let separator = if words.is_empty() { "" } else { ": " };
-            words = format!("{words}{separator}{text}");
-        }
-    }
-    words
-}
-
-fn find<'a, T: Error + 'static>(err: &'a (dyn Error + 'static)) -> Option<&'a T> {
-    causes(err).find_map(|cause| cause.downcast_ref())
-}
-
-/// `err` and what lies behind it. An `io::Error` hides its payload from `source`.
-fn causes<'a>(err: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(err), |&err| match err.downcast_ref::<io::Error>() {
-        Some(io) => io.get_ref().map(|inner| inner as &(dyn Error + 'static)),
-        None => err.source(),
     })
 }
 
@@ -426,7 +430,24 @@ mod tests {
     }
 
     #[test]
-    fn a_servers_message_is_cut_at_a_character() {
-        assert_eq!(shortened(&"\u{e4}".repeat(400)).chars().count(), 300);
+    fn a_clock_is_told_in_whole_minutes() {
+        for (ahead, words) in [
+            (Some(3601), "1 h ahead of the server's"),
+            (Some(-86_400 - 2 * 3600 - 61), "1 d 2 h 1 min behind the server's"),
+            (Some(12), "12 s ahead of"),
+            (None, "wrong by more"),
+        ] {
+            let reason = clock_reason(ahead);
+            assert!(reason.contains(words), "{reason}");
+        }
+        assert!(clock_ahead("Sun, 06 Nov 1994 08:49:37 GMT").is_some_and(|ahead| ahead > 0));
+        assert_eq!(clock_ahead("yesterday"), None);
+    }
+
+    #[test]
+    fn what_is_not_s3_is_told_by_its_body() {
+        assert!(is_foreign(b"<!DOCTYPE html><html>") && is_foreign(b"upstream connect error"));
+        let document = b"\n<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>";
+        assert!(!is_foreign(document) && !is_foreign(b"<Error/>") && !is_foreign(b""));
     }
 }

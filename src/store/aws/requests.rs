@@ -15,10 +15,10 @@ use futures_util::{FutureExt, TryStreamExt};
 
 use super::answer::{ExactBody, Extent, condition_kept, extent, if_match};
 use super::document::{Document, TakeBody, Unreadable};
-use super::errors::transport;
 use super::listing::{self, Start};
 use super::notes::{Modified, Notes, TakeNotes};
 use super::quirks::{Known, Quirk};
+use super::transport::transport;
 use super::{AwsStore, Failure, Live, broken_rule, failure};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::metrics::RequestKind;
@@ -364,11 +364,8 @@ impl AwsStore {
                     let what = format!("the listing broke off ({})", transport(&err));
                     o.failed(StoreErrorKind::Unreachable, &what)
                 }
-                // Cut on its way, or not from S3 at all; only another try can tell.
-                Unreadable::IllFormed(what) => {
-                    let what = format!("the listing can not be read: {what}");
-                    o.failed(StoreErrorKind::Unreachable, &what)
-                }
+                Unreadable::IllFormed(what) => o.unreadable(false, &what),
+                Unreadable::Foreign => o.unreadable(true, "it is no listing"),
                 Unreadable::Wrong(what) => o.broken_rule(what),
             })
         })?;

@@ -443,10 +443,10 @@ async fn no_credentials_are_told_with_the_places_looked_in() {
     let result = connect::assemble(&config, tls, "us-east-1".to_owned(), Some(keys)).await;
     let err = result.map(drop).unwrap_err();
     assert_eq!(err.kind(), StoreErrorKind::NoCredentials);
-    for place in ["AWS_ACCESS_KEY_ID", "~/.aws/credentials", "--no-sign-request"] {
+    for place in ["AWS_ACCESS_KEY_ID", "~/.aws", "--no-sign-request"] {
         assert!(err.message().contains(place), "{err}");
     }
-    assert!(err.message().ends_with("): no providers in chain provided credentials"), "{err}");
+    assert!(!err.message().contains("no providers in chain"), "that says nothing to a user: {err}");
 }
 
 /// A TLS server with a certificate that nobody knows, and the file that holds it.

@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::answer::condition_kept;
-use super::errors::transport;
+use super::transport::transport;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::store::{Condition, GetAnswer, GetRequest, Head};
 
