@@ -4,6 +4,7 @@
 mod support;
 
 mod changes;
+mod credentials;
 mod faults;
 mod files;
 mod layers;

@@ -41,11 +41,39 @@ impl S3Route for Reads {
         if call.kind == Kind::List {
             return list(bucket, call);
         }
-        let object = find(bucket, call)?.clone();
+        let object = self.find(bucket, call)?.clone();
         let versioned = bucket.versioned;
         // The body must not be sent under the lock.
         drop(buckets);
+        if let Some(kms_key) = object.kms_key.as_deref().filter(|_| call.kind == Kind::Get) {
+            self.0.check_decryption(call, kms_key)?;
+        }
         read(&object, versioned, call)
+    }
+}
+
+impl Reads {
+    fn find<'a>(&self, bucket: &'a Bucket, call: &Call) -> S3Result<&'a Object> {
+        let found = match call.version_id() {
+            Some(id) => bucket.get_version(&call.key, id),
+            None => bucket.get(&call.key),
+        };
+        if let Some(object) = found {
+            return Ok(object);
+        }
+        if !bucket.policy.tells_missing_keys(&call.key) || !self.0.tells_missing_keys(call) {
+            return Err(denied());
+        }
+        if call.version_id().is_some() {
+            return Err(s3_error!(NoSuchVersion, "The specified version does not exist."));
+        }
+        let mut err = s3_error!(NoSuchKey, "The specified key does not exist.");
+        if bucket.has_marker(&call.key) {
+            let marker =
+                (HeaderName::from_static("x-amz-delete-marker"), HeaderValue::from_static("true"));
+            err.set_headers(HeaderMap::from_iter([marker]));
+        }
+        Err(err)
     }
 }
 
@@ -54,29 +82,6 @@ fn list(bucket: &Bucket, call: &Call) -> S3Result<S3Response<Body>> {
     let mut headers = region_header(bucket);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
     Ok(S3Response::with_headers(Body::from(xml), headers))
-}
-
-fn find<'a>(bucket: &'a Bucket, call: &Call) -> S3Result<&'a Object> {
-    let found = match call.version_id() {
-        Some(id) => bucket.get_version(&call.key, id),
-        None => bucket.get(&call.key),
-    };
-    if let Some(object) = found {
-        return Ok(object);
-    }
-    if !bucket.policy.tells_missing_keys(&call.key) {
-        return Err(denied());
-    }
-    if call.version_id().is_some() {
-        return Err(s3_error!(NoSuchVersion, "The specified version does not exist."));
-    }
-    let mut err = s3_error!(NoSuchKey, "The specified key does not exist.");
-    if bucket.has_marker(&call.key) {
-        let marker =
-            (HeaderName::from_static("x-amz-delete-marker"), HeaderValue::from_static("true"));
-        err.set_headers(HeaderMap::from_iter([marker]));
-    }
-    Err(err)
 }
 
 fn read(object: &Object, versioned: bool, call: &Call) -> S3Result<S3Response<Body>> {
