@@ -209,7 +209,8 @@ impl FsError {
             Self::Stale => (libc::ESTALE, Loudness::Info),
             Self::Deadline(_) => (libc::ETIMEDOUT, Loudness::Warn),
             Self::Abandoned => (libc::EIO, Loudness::Warn),
-            Self::ListDenied => (libc::EACCES, Loudness::Warn),
+            // Said once by the tree, which knows what was answered.
+            Self::ListDenied => (libc::EACCES, Loudness::Debug),
             Self::Killed => (libc::EINTR, Loudness::Debug),
             Self::BadHandle => (libc::EBADF, Loudness::Debug),
             Self::NotADirectory => (libc::ENOTDIR, Loudness::Debug),

@@ -36,7 +36,7 @@ use tokio::time::Instant;
 
 use crate::config::{BucketConfig, Config};
 use crate::data::{Data, DataConfig, Numbering};
-use crate::error::StoreError;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::fs::{FileSystem, Look, Node};
 use crate::fuse::{self, Adapter};
 use crate::metrics::Metrics;
@@ -103,7 +103,11 @@ fn serve(config: &Config, target: Target, report: &mut Report) -> Result<u8, Sta
         report.warn(&readable_warning(&path));
     }
     let proven = runtime.block_on(unless_ended(&mut signals, prove(config)))?;
-    if proven.first_page.objects.is_empty() && proven.first_page.prefixes.is_empty() {
+    if proven.first_page.is_none() {
+        report.warn("the bucket may not be listed: only paths that are known open");
+    }
+    let is_empty = |page: &ListPage| page.objects.is_empty() && page.prefixes.is_empty();
+    if proven.first_page.as_ref().is_some_and(is_empty) {
         let BucketConfig { bucket, prefix, .. } = &config.bucket;
         if !prefix.is_empty() {
             report.warn(&format!("no key in the bucket {bucket} begins with {prefix}"));
@@ -140,7 +144,8 @@ fn serve(config: &Config, target: Target, report: &mut Report) -> Result<u8, Sta
 struct Proven {
     store: Arc<dyn ObjectStore>,
     metrics: Arc<Metrics>,
-    first_page: ListPage,
+    /// `None` where it may not be listed, with `--known-paths`.
+    first_page: Option<ListPage>,
     /// When that page was asked for.
     sent: Instant,
 }
@@ -154,7 +159,10 @@ async fn prove(config: &Config) -> Result<Proven, StartError> {
     let (files, counters) = (&bucket.credential_files, Arc::clone(&metrics));
     let store = stack::connect(bucket, files, counters, limits).await.map_err(failed)?;
     let sent = Instant::now();
-    let first_page = store.list(ListRequest::directory(&bucket.prefix)).await.map_err(failed)?;
+    let first_page = match store.list(ListRequest::directory(&bucket.prefix)).await {
+        Err(err) if bucket.known_paths && err.kind() == StoreErrorKind::Denied => None,
+        answer => Some(answer.map_err(failed)?),
+    };
     Ok(Proven { store, metrics, first_page, sent })
 }
 
@@ -172,7 +180,9 @@ fn build_filesystem(config: &Config, proven: Proven, runtime: &runtime::Handle) 
             entries_bytes_max: config.memory_max_bytes / NAMES_SHARE,
         },
     );
-    tree.seed(first_page, sent);
+    if let Some(first_page) = first_page {
+        tree.seed(first_page, sent);
+    }
     let inodes = FileSystem::inodes(&root);
     let numbering: Numbering = {
         let inodes = Arc::clone(&inodes);

@@ -10,5 +10,6 @@ mod files;
 mod layers;
 mod lifecycle;
 mod listings;
+mod policies;
 mod semantics;
 mod simulator;

@@ -232,7 +232,7 @@ fn denied(err: &StoreError, bucket: &BucketConfig) -> String {
     };
     format!(
         "listing the bucket {name} is denied ({err}): the credentials need s3:ListBucket on \
-         {resource}{place}{further}"
+         {resource}{place}, or --known-paths to open paths that are known{further}"
     )
 }
 

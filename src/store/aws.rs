@@ -4,6 +4,7 @@
 
 mod answer;
 mod connect;
+mod denial;
 mod document;
 mod errors;
 mod listing;

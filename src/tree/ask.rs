@@ -159,6 +159,7 @@ impl Tree {
             (Err((StoreErrorKind::NotFound, _)), Some(_)) => Ok(What::Absent),
             // LIST is denied as well: nothing speaks against a directory.
             (Err((StoreErrorKind::NotFound | StoreErrorKind::Denied, _)), None) => {
+                self.warn_of_guess(&self.directory(&directory.path.child(name)));
                 Ok(What::Directory { listable: false })
             }
             // Some servers deny the HEAD of a missing key, and LIST of `name/` does not cover it.

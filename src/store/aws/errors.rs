@@ -7,6 +7,7 @@ use std::io;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
+use super::denial::Denied;
 use crate::error::{Answer, StoreError, StoreErrorKind};
 use crate::metrics::RequestKind;
 
@@ -34,6 +35,11 @@ impl Operation<'_> {
             RequestKind::Head | RequestKind::Get if self.versioned => "s3:GetObjectVersion",
             RequestKind::Head | RequestKind::Get => "s3:GetObject",
         }
+    }
+
+    fn denied(&self) -> Denied<'_> {
+        let key = (self.kind != RequestKind::List).then_some(self.name);
+        Denied { action: self.action(), bucket: self.bucket, key, region: self.region }
     }
 
     fn error(&self, kind: StoreErrorKind, what: &str, answer: Answer) -> StoreError {
@@ -130,7 +136,9 @@ impl Operation<'_> {
             StoreErrorKind::Denied if code == Some("RequestTimeTooSkewed") => {
                 "the clock of this machine is wrong by more than 15 minutes".to_owned()
             }
-            StoreErrorKind::Denied => format!("denied; it needs {}", self.action()),
+            StoreErrorKind::Denied => {
+                format!("denied; it needs {}", self.denied().lacks(code, said))
+            }
             StoreErrorKind::Changed => "the object has changed".to_owned(),
             StoreErrorKind::NotModified => "the object has not changed".to_owned(),
             StoreErrorKind::OutOfRange => "the object has no byte in the range".to_owned(),
