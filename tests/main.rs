@@ -11,5 +11,6 @@ mod layers;
 mod lifecycle;
 mod listings;
 mod policies;
+mod rotation;
 mod semantics;
 mod simulator;

@@ -1,6 +1,8 @@
 //! What credentials with fewer rights can do, and what is said of the rest. The policies are those
 //! in README.md, evaluated by the simulator; nothing here writes one of its own without need.
 
+#![expect(clippy::unwrap_used, reason = "helpers fail a test as tests do")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -148,6 +150,26 @@ fn nothing_outside_the_prefix_is_asked_for() {
             assert!(allowed, "{condition}: {:?}", entry.call);
         }
     }
+}
+
+/// With a policy that allows the listing of some directories only, a name that is missing in one of
+/// them is ENOENT.
+#[test]
+fn a_listed_directory_tells_missing_names() {
+    let (_, mut policy) = policies().into_iter().next().unwrap();
+    policy["Statement"][0]["Condition"] = json!({ "StringEquals": {
+        "s3:prefix": ["", "some/", "some/prefix/"], "s3:delimiter": "/",
+    } });
+    let simulator = bucket(&policy);
+    let mounted = Background::start(&simulator, &["myfiles"]).unwrap();
+    let mode =
+        |name| fs::metadata(mounted.join(name)).map(|found| found.permissions().mode() & 0o777);
+    assert_eq!(errno(mode("some/prefix/missing")), Some(libc::ENOENT), "before any listing");
+    assert_eq!(mode("some/prefix/known").unwrap(), 0o444);
+    assert_eq!(mode("some/prefix").unwrap(), 0o555);
+    assert_eq!(fs::read_to_string(mounted.join("some/prefix/sub/x/y")).unwrap(), "deep");
+    assert_eq!(fs::read_dir(mounted.join("some/prefix")).unwrap().count(), 3);
+    assert_eq!(errno(fs::read_dir(mounted.join("some/prefix/sub"))), Some(libc::EACCES));
 }
 
 /// With s3:GetObject alone and `--known-paths`, a file is read by its path through directories of

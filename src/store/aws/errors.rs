@@ -228,6 +228,7 @@ fn bad_credentials(code: Option<&str>) -> &'static str {
     match code {
         Some("InvalidAccessKeyId" | "InvalidClientTokenId") => "the access key is not known",
         Some("SignatureDoesNotMatch") => "the secret key does not belong to the access key",
+        Some("InvalidToken") => "the session token is not one of the access key",
         _ => "the credentials have expired",
     }
 }

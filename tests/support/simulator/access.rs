@@ -54,10 +54,7 @@ impl S3Auth for Authentication {
                 Err(s3_error!(ExpiredToken, "The provided token has expired."))
             }
             Some(credential) => Ok(SecretKey::from(credential.secret.as_str())),
-            None => Err(s3_error!(
-                InvalidAccessKeyId,
-                "The AWS Access Key Id you provided does not exist in our records."
-            )),
+            None => Err(unknown_key()),
         }
     }
 }
@@ -127,8 +124,13 @@ impl World {
         if expected.is_some_and(|expected| expected.token == call.session_token) {
             return Ok(());
         }
-        let message = "The provided token is malformed or otherwise invalid.";
-        Err(s3_error!(InvalidToken, "{message}"))
+        match call.session_token {
+            Some(_) => Err(s3_error!(
+                InvalidToken,
+                "The provided token is malformed or otherwise invalid."
+            )),
+            None => Err(unknown_key()),
+        }
     }
 
     /// The policy of the one who asks, in the words of S3.
@@ -181,6 +183,14 @@ fn not_authorized(call: &Call, action: &str, resource: &str) -> S3Error {
         AccessDenied,
         "User: arn:aws:iam::{OWNER}:user/{who} is not authorized to perform: {action} on resource: \
          {resource} because no identity-based policy allows the {action} action"
+    )
+}
+
+/// Also for a key of temporary credentials without their token.
+fn unknown_key() -> S3Error {
+    s3_error!(
+        InvalidAccessKeyId,
+        "The AWS Access Key Id you provided does not exist in our records."
     )
 }
 
