@@ -62,7 +62,8 @@ impl Report {
 /// What is to be done about it, where the error does not say so itself.
 fn advice(err: &FsError) -> &'static str {
     if is_of_credentials(err) {
-        "; new credentials, where these came from, are taken up by themselves"
+        "; new ones in a file, from a login or for a role are taken up by themselves, those in the \
+         environment need a new mount"
     } else {
         ""
     }
