@@ -87,6 +87,10 @@ pub struct Args {
     #[arg(long, help_heading = BUCKET)]
     pub no_sign_request: bool,
 
+    /// Mount also where listing is denied: known paths open [default: an error].
+    #[arg(long, help_heading = BUCKET)]
+    pub known_paths: bool,
+
     /// Agree to pay for the requests to a requester-pays bucket [default: no].
     #[arg(long, help_heading = BUCKET)]
     pub requester_pays: bool,

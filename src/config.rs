@@ -43,6 +43,8 @@ pub struct BucketConfig {
     /// Path style: asked for, or the endpoint is not one of AWS.
     pub force_path_style: bool,
     pub sign_requests: bool,
+    /// A bucket that may not be listed is no error: paths that are known open.
+    pub known_paths: bool,
     pub requester_pays: bool,
     pub expected_bucket_owner: Option<String>,
     /// `AWS_CA_BUNDLE`: a PEM file that is trusted instead of the system's roots.

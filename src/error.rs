@@ -202,9 +202,9 @@ pub enum Cause {
 }
 
 /// The words of others as a part of one line that has more: [`plain`], without room to spare, and at
-/// most 300 characters.
+/// most 500 characters: a denial of AWS names two ARNs.
 pub fn one_line(text: &str) -> String {
-    const CHARS_MAX: usize = 300;
+    const CHARS_MAX: usize = 500;
     // Of a text that is too long no more is looked at than can be shown.
     let start: String = text.chars().take(4 * CHARS_MAX).collect();
     let words = start.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -326,7 +326,8 @@ impl FsError {
             Self::Stale => (libc::ESTALE, Loudness::Info),
             Self::Deadline(_) => (libc::ETIMEDOUT, Loudness::Warn),
             Self::Abandoned => (libc::EIO, Loudness::Warn),
-            Self::ListDenied => (libc::EACCES, Loudness::Warn),
+            // Said once by the tree, which knows what was answered.
+            Self::ListDenied => (libc::EACCES, Loudness::Debug),
             Self::Killed => (libc::EINTR, Loudness::Debug),
             Self::BadHandle => (libc::EBADF, Loudness::Debug),
             Self::NotADirectory => (libc::ENOTDIR, Loudness::Debug),
@@ -373,7 +374,7 @@ mod tests {
     #[test]
     fn the_words_of_others_become_one_harmless_line() {
         assert_eq!(one_line("a\r\nb\t\u{1b}[31mc\u{202e}d"), "a b \\u{1b}[31mc\\u{202e}d");
-        assert_eq!(one_line(&"\u{e4}".repeat(400)).chars().count(), 300, "cut at a character");
+        assert_eq!(one_line(&"\u{e4}".repeat(600)).chars().count(), 500, "cut at a character");
     }
 
     #[test]

@@ -23,12 +23,24 @@ use crate::config::{LogConfig, LogTarget};
 use crate::error::plain;
 use crate::mount::sys;
 
+/// The libraries that have their say at level trace: those that handle bytes without knowing what
+/// they mean. Not the AWS SDK, which writes whole requests and answers there, with the tokens that
+/// STS and SSO give out and with signatures. A library that is not named here is not heard, so that a
+/// new one cannot tell secrets.
+const TRACED: [(&str, LevelFilter); 4] = [
+    ("fuser", LevelFilter::TRACE),
+    ("hyper", LevelFilter::TRACE),
+    ("hyper_util", LevelFilter::TRACE),
+    ("rustls", LevelFilter::DEBUG),
+];
+
 /// Starts logging for the whole process. Fails where the log file cannot be opened.
 pub fn start(config: &LogConfig) -> io::Result<()> {
     // What the libraries say is for those who trace; of ours everything is filtered by level alone.
+    let targets = Targets::new().with_target("s3mount", config.level);
     let targets = match config.level {
-        LevelFilter::TRACE => Targets::new().with_default(LevelFilter::TRACE),
-        level => Targets::new().with_target("s3mount", level),
+        LevelFilter::TRACE => targets.with_targets(TRACED),
+        _ => targets,
     };
     let registry = tracing_subscriber::registry().with(targets);
     match &config.target {

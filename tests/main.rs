@@ -4,6 +4,7 @@
 mod support;
 
 mod changes;
+mod credentials;
 mod documents;
 mod failures;
 mod faults;
@@ -13,7 +14,9 @@ mod hostile_reads;
 mod layers;
 mod lifecycle;
 mod listings;
+mod policies;
 mod programs;
 mod quirks;
+mod rotation;
 mod semantics;
 mod simulator;

@@ -72,6 +72,7 @@ fn bucket_config(
         endpoint_source: endpoint_source.unwrap_or_default(),
         force_path_style,
         sign_requests: !args.no_sign_request,
+        known_paths: args.known_paths,
         requester_pays: args.requester_pays,
         expected_bucket_owner: checked(
             "--expected-bucket-owner",

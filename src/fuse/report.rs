@@ -29,13 +29,18 @@ impl Report {
     /// Notes that `operation` on `key` was answered with `err`. Returns the errno.
     pub(super) fn error(&self, operation: &'static str, key: &str, err: &FsError) -> i32 {
         let (errno, loudness) = err.verdict();
+        // Credentials are everybody's: whoever hears that they are gone hears it of all keys.
+        let is_due = || match is_of_credentials(err) {
+            true => self.is_due("credentials", ""),
+            false => self.is_due(operation, key),
+        };
         let key = key.escape_debug();
         match loudness {
             Loudness::Silent => {}
             Loudness::Debug => tracing::debug!("{operation} {key}: {err}"),
             Loudness::Info => tracing::info!("{operation} {key}: {err}"),
-            Loudness::Warn if self.is_due(operation, &key.to_string()) => {
-                tracing::warn!("{operation} {key}: {err}{}", advice(operation, err));
+            Loudness::Warn if is_due() => {
+                tracing::warn!("{operation} {key}: {err}{}", advice(err));
             }
             Loudness::Warn => tracing::debug!("{operation} {key}: {err}"),
         }
@@ -54,18 +59,19 @@ impl Report {
     }
 }
 
-/// Which action a denied request lacks (Amazon S3, "Required permissions for API operations").
-fn advice(operation: &str, err: &FsError) -> &'static str {
-    let denied = match err {
-        FsError::ListDenied => true,
-        FsError::Store(err) => err.kind() == StoreErrorKind::Denied,
-        _ => false,
-    };
-    match operation {
-        _ if !denied => "",
-        "opendir" | "readdir" => "; s3:ListBucket on the bucket is needed",
-        _ => "; s3:GetObject on the object is needed",
+/// What is to be done about it, where the error does not say so itself.
+fn advice(err: &FsError) -> &'static str {
+    if is_of_credentials(err) {
+        "; new ones in a file, from a login or for a role are taken up by themselves, those in the \
+         environment need a new mount"
+    } else {
+        ""
     }
+}
+
+fn is_of_credentials(err: &FsError) -> bool {
+    use StoreErrorKind::{BadCredentials, NoCredentials};
+    matches!(err, FsError::Store(err) if matches!(err.kind(), BadCredentials | NoCredentials))
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use super::session::Session;
 use super::start_error::{StartError, StartErrorKind};
 use crate::config::{BucketConfig, Config};
 use crate::data::{Data, DataConfig, Numbering};
-use crate::error::StoreError;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::fs::{FileSystem, Look, Node};
 use crate::fuse::{self, Adapter};
 use crate::metrics::Metrics;
@@ -235,7 +235,11 @@ async fn begin(
         warn(&readable_warning(&path));
     }
     let proven = prove(config).await?;
-    if proven.first_page.objects.is_empty() && proven.first_page.prefixes.is_empty() {
+    if proven.first_page.is_none() {
+        warn("the bucket may not be listed: only paths that are known open");
+    }
+    let is_empty = |page: &ListPage| page.objects.is_empty() && page.prefixes.is_empty();
+    if proven.first_page.as_ref().is_some_and(is_empty) {
         let BucketConfig { bucket, prefix, .. } = &config.bucket;
         if !prefix.is_empty() {
             warn(&format!(
@@ -269,7 +273,8 @@ async fn begin(
 struct Proven {
     store: Arc<dyn ObjectStore>,
     metrics: Arc<Metrics>,
-    first_page: ListPage,
+    /// `None` where it may not be listed, with `--known-paths`.
+    first_page: Option<ListPage>,
     /// When that page was asked for.
     sent: Instant,
 }
@@ -283,7 +288,10 @@ async fn prove(config: &Config) -> Result<Proven, StartError> {
     let (files, counters) = (&bucket.credential_files, Arc::clone(&metrics));
     let store = stack::connect(bucket, files, counters, limits).await.map_err(failed)?;
     let sent = Instant::now();
-    let first_page = store.list(ListRequest::directory(&bucket.prefix)).await.map_err(failed)?;
+    let first_page = match store.list(ListRequest::directory(&bucket.prefix)).await {
+        Err(err) if bucket.known_paths && err.kind() == StoreErrorKind::Denied => None,
+        answer => Some(answer.map_err(failed)?),
+    };
     Ok(Proven { store, metrics, first_page, sent })
 }
 
@@ -301,7 +309,9 @@ fn build_filesystem(config: &Config, proven: Proven, runtime: &runtime::Handle) 
             entries_bytes_max: config.memory_max_bytes / NAMES_SHARE,
         },
     );
-    tree.seed(first_page, sent);
+    if let Some(first_page) = first_page {
+        tree.seed(first_page, sent);
+    }
     let inodes = FileSystem::inodes(&root);
     let numbering: Numbering = {
         let inodes = Arc::clone(&inodes);

@@ -244,7 +244,7 @@ fn denied(bucket: &BucketConfig) -> String {
     };
     format!(
         "listing the bucket {name}{place} is denied: the credentials need s3:ListBucket on \
-         {resource}{condition}{owner}"
+         {resource}{condition}{owner}, or --known-paths to open paths that are known"
     )
 }
 
@@ -297,7 +297,8 @@ mod tests {
             ..aws()
         };
         let sentence = "listing the bucket myfiles below a/ is denied: the credentials need \
-                        s3:ListBucket on arn:aws-cn:s3:::myfiles for s3:prefix a/ (AccessDenied)";
+                        s3:ListBucket on arn:aws-cn:s3:::myfiles for s3:prefix a/, or \
+                        --known-paths to open paths that are known (AccessDenied)";
         check(&denied, &china, 4, sentence);
         let public = BucketConfig { sign_requests: false, ..aws() };
         let sentence = "listing the bucket myfiles is denied: it is not public; leave \
@@ -305,7 +306,8 @@ mod tests {
         check(&denied, &public, 4, sentence);
         let owned = BucketConfig { expected_bucket_owner: Some("1".to_owned()), ..aws() };
         let sentence = "listing the bucket myfiles is denied: the credentials need s3:ListBucket \
-                        on arn:aws:s3:::myfiles, and the bucket must be owned by 1 (AccessDenied)";
+                        on arn:aws:s3:::myfiles, and the bucket must be owned by 1, or \
+                        --known-paths to open paths that are known (AccessDenied)";
         check(&denied, &owned, 4, sentence);
     }
 

@@ -1,4 +1,4 @@
-//! S3 through aws-sdk-s3: the only store that asks a server. It sends a request once (twice where
+//! S3 through aws-sdk-s3: the only store that asks a server. It sends a request once (again where
 //! the bucket's region or the credentials had to be learnt first), checks that the answer is what
 //! was asked for, and turns every error into a kind. Time, retries and limits are the wrappers'.
 //! What is not quite S3 is found out and made up for in `requests`, `quirks` and `whole`; nobody
@@ -6,6 +6,7 @@
 
 mod answer;
 mod connect;
+mod denial;
 mod document;
 mod errors;
 mod guard;
@@ -28,6 +29,7 @@ use aws_sdk_s3::types::RequestPayer;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
+use tokio::time::Instant;
 
 use self::errors::Operation;
 pub use self::profiles::{ProfileSettings, read_profile};
@@ -109,12 +111,15 @@ impl AwsStore {
     where
         F: Future<Output = Result<T, Failure>> + Send,
     {
-        let (mut moved, mut renewed) = (false, false);
+        let (mut moved, mut refused) = (false, None);
         loop {
             let live = Arc::clone(&self.live.read());
             let generation = self.credentials.as_ref().map(ReloadingCredentials::generation);
             let failure = match send(Arc::clone(&live)).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    self.accepted(generation);
+                    return Ok(answer);
+                }
                 Err(failure) => failure,
             };
             let operation = Operation {
@@ -126,14 +131,25 @@ impl AwsStore {
                 bucket: &self.bucket,
                 profile: self.profile.as_deref(),
             };
-            let err = failure(&operation);
+            let mut err = failure(&operation);
             if !moved && self.follow(&live, &err) {
                 moved = true;
-            } else if !renewed && suspects_credentials(&err) && self.renew(generation).await {
-                renewed = true;
-            } else {
+                continue;
+            }
+            if kind == RequestKind::Head && self.hides_its_reason(&err, generation) {
+                err = self.reason(&live, name).await.map_or(err, |failure| failure(&operation));
+            }
+            if !is_of_credentials(&err) {
+                if err.code().is_some() {
+                    self.accepted(generation);
+                }
                 return Err(err);
             }
+            let since = *refused.get_or_insert_with(Instant::now);
+            if !self.renew(generation, since).await {
+                return Err(err);
+            }
+            tracing::debug!("{err}; sent again");
         }
     }
 
@@ -153,11 +169,33 @@ impl AwsStore {
         true
     }
 
-    async fn renew(&self, generation: Option<u64>) -> bool {
+    /// The server looked at what was asked, and not at who asks.
+    fn accepted(&self, generation: Option<u64>) {
+        if let (Some(credentials), Some(generation)) = (&self.credentials, generation) {
+            credentials.accepted(generation);
+        }
+    }
+
+    async fn renew(&self, generation: Option<u64>, since: Instant) -> bool {
         match (&self.credentials, generation) {
-            (Some(credentials), Some(generation)) => credentials.renew(generation).await,
+            (Some(credentials), Some(generation)) => credentials.renew(generation, since).await,
             _ => false,
         }
+    }
+
+    /// Whether an answer to HEAD, which has no body to say so, may be meant for the credentials: 400
+    /// is what an expired token gets, 403 a key that is not known. The latter is an ordinary
+    /// answer, too, and taken for one as long as nothing speaks against the credentials.
+    fn hides_its_reason(&self, err: &StoreError, generation: Option<u64>) -> bool {
+        let (Some(credentials), Some(generation)) = (&self.credentials, generation) else {
+            return false;
+        };
+        err.code().is_none()
+            && match err.status() {
+                Some(400) => err.kind() == StoreErrorKind::Other,
+                Some(401 | 403) => credentials.is_doubtful(generation),
+                _ => false,
+            }
     }
 }
 
@@ -194,11 +232,11 @@ fn broken_rule(what: &'static str) -> Failure {
     failure(move |operation| operation.broken_rule(what))
 }
 
-/// Whether other credentials might help: also a 400 to a HEAD, which has no body to say that the
-/// token has expired.
-fn suspects_credentials(err: &StoreError) -> bool {
-    err.kind() == StoreErrorKind::BadCredentials
-        || (err.kind() == StoreErrorKind::Other
-            && err.status() == Some(400)
-            && err.code().is_none())
+/// Whether other credentials might help: also after a 400 without any reason.
+fn is_of_credentials(err: &StoreError) -> bool {
+    match err.kind() {
+        StoreErrorKind::BadCredentials | StoreErrorKind::NoCredentials => true,
+        StoreErrorKind::Other => err.status() == Some(400) && err.code().is_none(),
+        _ => false,
+    }
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::answer::{Answer, Source, What};
-use super::directory::{Directory, Opening, Plan};
+use super::directory::{Directory, Opening, Plan, REFRESH_PAGES_MAX};
 use super::listing::shows_order;
 use super::snapshot::Snapshot;
 use super::{Tree, is_outage};
@@ -160,6 +160,10 @@ impl Tree {
             (Err((StoreErrorKind::NotFound, _)), Some(_)) => Ok(What::Absent),
             // LIST is denied as well: nothing speaks against a directory.
             (Err((StoreErrorKind::NotFound | StoreErrorKind::Denied, _)), None) => {
+                if let Some(what) = self.by_listing(directory, name).await? {
+                    return Ok(what);
+                }
+                self.warn_of_guess(&self.directory(&directory.path.child(name)));
                 Ok(What::Directory { listable: false })
             }
             // Some servers deny the HEAD of a missing key, and LIST of `name/` does not cover it.
@@ -172,6 +176,34 @@ impl Tree {
             }
             (Err((_, err)), _) => Err(err.into()),
         }
+    }
+
+    /// What the listing of its directory says of a name of which nothing may be asked by itself: a
+    /// policy may allow the listing of some directories only, each by its exact prefix.
+    async fn by_listing(
+        self: &Arc<Self>,
+        directory: &Arc<Directory>,
+        name: &str,
+    ) -> Result<Option<What>, FsError> {
+        let opening = directory.open(|| self.begin(directory), &self.ages, Instant::now());
+        let listing = match opening {
+            Opening::Known(listing)
+            | Opening::KnownAndRefresh(listing)
+            | Opening::Begun(listing) => listing,
+            Opening::Denied => return Ok(None),
+        };
+        for _ in 0..=REFRESH_PAGES_MAX {
+            if let Some(answer) = listing.says(name) {
+                return Ok(Some(directory.newest_of(name, answer).what));
+            }
+            let Some(page) = self.next_page(directory, &listing) else { break };
+            match page.await {
+                Ok(()) => {}
+                Err(FsError::ListDenied) => break,
+                Err(err) => return Err(err),
+            }
+        }
+        Ok(None)
     }
 
     fn spawn_head(&self, key: String) -> tokio::task::JoinHandle<Result<Head, StoreError>> {

@@ -205,7 +205,10 @@ impl Tree {
                 self.refresh(directory);
                 listing
             }
-            Opening::Denied => return Err(FsError::ListDenied),
+            Opening::Denied => {
+                self.warn_of_denial(directory);
+                return Err(FsError::ListDenied);
+            }
         };
         match self.has_keys(directory, &listing).await {
             Ok(has_keys) if has_keys || directory.path == self.root => Ok(listing),
@@ -219,14 +222,30 @@ impl Tree {
                 Ok(known)
             }
             Err(FsError::ListDenied) => {
-                if self.said.is_new(Topic::ListDenied, directory.path.as_str()) {
-                    let (path, err) = (directory.path.as_str(), directory.denial());
-                    let err = err.map_or_else(String::new, |err| err.to_string());
-                    warn!("list {path:?}: s3:ListBucket is denied, known names still open: {err}");
-                }
+                self.warn_of_denial(directory);
                 Err(FsError::ListDenied)
             }
             Err(err) => Err(err),
+        }
+    }
+
+    /// Once for each directory that somebody wants to read.
+    fn warn_of_denial(&self, directory: &Directory) {
+        let path = directory.path.as_str();
+        if self.said.is_new(Topic::ListDenied, path) {
+            let err = denial(directory);
+            warn!("the names in {path:?} may not be listed, known ones still open: {err}");
+        }
+    }
+
+    /// Once for the whole mount: where nothing may be listed it is so for every missing name.
+    fn warn_of_guess(&self, directory: &Directory) {
+        if self.said.is_new(Topic::Guessed, "") {
+            let (path, err) = (directory.path.as_str(), denial(directory));
+            warn!(
+                "whether {path:?} exists can not be told, so it is shown as a directory of mode \
+                 0111, as is every such name: {err}"
+            );
         }
     }
 
@@ -319,6 +338,11 @@ impl Tree {
         // Thousands of names may go with them: not under the lock.
         drop(forgotten);
     }
+}
+
+/// What the LIST of a directory was denied with, in words.
+fn denial(directory: &Directory) -> String {
+    directory.denial().map_or_else(String::new, |err| err.to_string())
 }
 
 /// Whether S3 could not be asked, so that what was last known is the best there is.

@@ -16,6 +16,8 @@ pub(super) enum Topic {
     Hidden,
     /// A directory whose LIST is denied.
     ListDenied,
+    /// Names that are shown as directories because nothing may be asked about them.
+    Guessed,
     /// Old answers go on, since S3 is not reachable.
     Outage,
 }

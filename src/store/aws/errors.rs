@@ -8,6 +8,7 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 
+use super::denial::Denied;
 use super::guard::{Broken, region_name};
 use super::transport::{chain, find, is_transport, transport, transport_cause};
 use crate::error::{Answer, Cause, StoreError, StoreErrorKind, one_line};
@@ -37,6 +38,11 @@ impl Operation<'_> {
             RequestKind::Head | RequestKind::Get if self.versioned => "s3:GetObjectVersion",
             RequestKind::Head | RequestKind::Get => "s3:GetObject",
         }
+    }
+
+    fn denied(&self) -> Denied<'_> {
+        let key = (self.kind != RequestKind::List).then_some(self.name);
+        Denied { action: self.action(), bucket: self.bucket, key, region: self.region }
     }
 
     fn error(&self, kind: StoreErrorKind, what: &str, answer: Answer) -> StoreError {
@@ -192,7 +198,9 @@ impl Operation<'_> {
             StoreErrorKind::NoSuchBucket => {
                 format!("there is no bucket {:?} at {}", self.bucket, self.endpoint)
             }
-            StoreErrorKind::Denied => format!("denied; it needs {}", self.action()),
+            StoreErrorKind::Denied => {
+                format!("denied; it needs {}", self.denied().lacks(code, answer.said.as_deref()))
+            }
             StoreErrorKind::Changed => "the object has changed".to_owned(),
             StoreErrorKind::NotModified => "the object has not changed".to_owned(),
             StoreErrorKind::OutOfRange => "the object has no byte in the range".to_owned(),
@@ -320,6 +328,7 @@ fn bad_credentials(code: Option<&str>) -> &'static str {
     match code {
         Some("InvalidAccessKeyId" | "InvalidClientTokenId") => "the access key is not known",
         Some("SignatureDoesNotMatch") => "the secret key does not belong to the access key",
+        Some("InvalidToken") => "the session token is not one of the access key",
         _ => "the credentials have expired",
     }
 }

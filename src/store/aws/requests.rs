@@ -286,6 +286,17 @@ impl AwsStore {
         })
     }
 
+    /// What a GET of one byte fails with, where HEAD has failed; `None` if it does not fail.
+    pub(super) async fn reason(&self, live: &Arc<Live>, key: &str) -> Option<Failure> {
+        let request = GetRequest {
+            key: key.into(),
+            range: Some(0..1),
+            condition: Condition::Any,
+            priority: Priority::Demand,
+        };
+        self.get_object(Arc::clone(live), &request, self.quirks.known(), Length::Told).await.err()
+    }
+
     async fn head_object(&self, live: Arc<Live>, key: &str) -> Result<Head, Failure> {
         let request = live
             .client

@@ -104,7 +104,7 @@ async fn a_refusal_tells_kind_code_request_and_the_action_that_is_missing() {
     assert_eq!(err.kind(), StoreErrorKind::Denied);
     assert_eq!(
         err.to_string(),
-        "ListObjectsV2 \"p/\": denied; it needs s3:ListBucket: said by S3 \
+        "ListObjectsV2 \"p/\": denied; it needs s3:ListBucket on arn:aws:s3:::bucket: said by S3 \
          (HTTP 403, AccessDenied, request R1)"
     );
     let err = store.get(whole("k")).await.map(drop).unwrap_err();
@@ -399,6 +399,42 @@ async fn a_head_of_400_may_be_an_expired_token() {
     let store = store(&server).await;
     store.credentials.as_ref().unwrap().pretend_old();
     store.head("k").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_head_of_403_is_asked_for_its_reason_while_the_credentials_are_in_doubt() {
+    let server = Server::start(|seen| {
+        let head = seen.line.starts_with("HEAD");
+        match (head, seen.header("authorization").contains("Credential=KEY2/")) {
+            (true, true) => answer(200, ETAG, ""),
+            (true, false) => answer(403, "", ""),
+            (false, false) => refusal(403, "", "InvalidAccessKeyId", ""),
+            (false, true) => listing(""),
+        }
+    })
+    .await;
+    let store = store(&server).await;
+    store.credentials.as_ref().unwrap().pretend_old();
+    store.head("k").await.unwrap();
+    let methods = || {
+        let seen = server.seen();
+        seen.iter().map(|seen| seen.line.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(methods(), ["HEAD", "GET", "HEAD"]);
+}
+
+#[tokio::test]
+async fn a_head_of_403_with_good_credentials_is_a_denial() {
+    let server = Server::start(|seen| match seen.line.starts_with("HEAD") {
+        true => answer(403, "", ""),
+        false => listing(""),
+    })
+    .await;
+    let store = store(&server).await;
+    store.list(ListRequest::directory("")).await.unwrap();
+    let err = store.head("k").await.unwrap_err();
+    assert_eq!((err.kind(), server.seen().len()), (StoreErrorKind::Denied, 2));
+    assert!(err.message().contains("s3:GetObject on arn:aws:s3:::bucket/k"), "{err}");
 }
 
 #[tokio::test]

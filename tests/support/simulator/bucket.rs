@@ -27,6 +27,8 @@ pub(crate) struct Object {
     pub(crate) version: u64,
     /// In the archive: listed and found by HEAD, but GET is refused.
     pub(crate) archived: bool,
+    /// The ARN of the key of KMS that it is encrypted with.
+    pub(crate) kms_key: Option<Arc<str>>,
     /// Content-Type, `x-amz-meta-*` and their like, as they came with the PUT.
     pub(crate) headers: Option<Arc<HeaderMap>>,
 }
@@ -46,7 +48,16 @@ impl Object {
 
     pub(crate) fn new(content: Content, etag: Tag, modified: SystemTime) -> Self {
         let modified = modified.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        Self { content, etag, modified, generation: 0, version: 0, archived: false, headers: None }
+        Self {
+            content,
+            etag,
+            modified,
+            generation: 0,
+            version: 0,
+            archived: false,
+            kms_key: None,
+            headers: None,
+        }
     }
 
     pub(crate) fn size(&self) -> u64 {

@@ -42,6 +42,9 @@ pub(crate) struct Call {
     pub(crate) if_none_match: Option<String>,
     /// The region that the signature was made for; none in an unsigned request.
     pub(crate) signed_region: Option<String>,
+    pub(crate) access_key: Option<String>,
+    /// Of temporary credentials, and only if the signature covers it.
+    pub(crate) session_token: Option<String>,
     pub(crate) expected_owner: Option<String>,
     pub(crate) accepts_payment: bool,
     /// Whether a checksum is asked for with the body.
@@ -93,7 +96,9 @@ impl Call {
             range: text(headers, header::RANGE.as_str()),
             if_match: text(headers, header::IF_MATCH.as_str()),
             if_none_match: text(headers, header::IF_NONE_MATCH.as_str()),
-            signed_region: signed_region(headers, credential),
+            signed_region: scope(headers, credential, 2),
+            access_key: scope(headers, credential, 0),
+            session_token: session_token(headers),
             expected_owner: text(headers, "x-amz-expected-bucket-owner"),
             accepts_payment: text(headers, "x-amz-request-payer").is_some(),
             wants_checksum: text(headers, "x-amz-checksum-mode").is_some(),
@@ -172,7 +177,7 @@ fn kind(method: &Method, bucket: &str, key: &str, query: &[(String, String)]) ->
 }
 
 /// The parameters of a query, decoded as forms are: a plus is a space.
-fn pairs(query: &str) -> impl Iterator<Item = (String, String)> {
+pub(crate) fn pairs(query: &str) -> impl Iterator<Item = (String, String)> {
     query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         (decoded(name), decoded(value))
@@ -190,12 +195,20 @@ pub(crate) fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(headers.get(name)?.to_str().ok()?.to_owned())
 }
 
-/// The scope of a signature is `ACCESS_KEY/DATE/REGION/s3/aws4_request`.
-fn signed_region(headers: &HeaderMap, presigned: Option<&str>) -> Option<String> {
+/// A part of the scope of the signature, which is `ACCESS_KEY/DATE/REGION/s3/aws4_request`.
+fn scope(headers: &HeaderMap, presigned: Option<&str>, part: usize) -> Option<String> {
     let authorization = text(headers, header::AUTHORIZATION.as_str());
     let scope = match &authorization {
         Some(value) => value.split_once("Credential=")?.1.split(',').next()?,
         None => presigned?,
     };
-    scope.split('/').nth(2).map(str::to_owned)
+    scope.split('/').nth(part).map(str::to_owned)
+}
+
+fn session_token(headers: &HeaderMap) -> Option<String> {
+    const NAME: &str = "x-amz-security-token";
+    let authorization = text(headers, header::AUTHORIZATION.as_str())?;
+    let (_, signed) = authorization.split_once("SignedHeaders=")?;
+    let signed = signed.split(',').next()?.split(';').any(|name| name == NAME);
+    text(headers, NAME).filter(|_| signed)
 }

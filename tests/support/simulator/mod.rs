@@ -5,8 +5,9 @@
 //! ours, because they must be exact and fast.
 //!
 //! From the outside in: `server` takes connections and applies what `shaping` and `hooks` decide;
-//! `access` says who may; `reads` and `writes` answer from the buckets of `world`; `body` sends;
-//! `log` remembers. `call` is the request as all of them see it.
+//! `access` says who may, by `policy` and `iam`, and `issuer` gives out temporary credentials;
+//! `reads` and `writes` answer from the buckets of `world`; `body` sends; `log` remembers. `call` is
+//! the request as all of them see it.
 
 pub(crate) mod access;
 mod body;
@@ -15,6 +16,8 @@ pub(crate) mod call;
 pub(crate) mod content;
 mod dates;
 mod hooks;
+pub(crate) mod iam;
+pub(crate) mod issuer;
 pub(crate) mod listing;
 pub(crate) mod log;
 pub(crate) mod policy;

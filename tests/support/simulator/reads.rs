@@ -44,11 +44,42 @@ impl S3Route for Reads {
             return list(bucket, call, quirks);
         }
         refuse(call, quirks)?;
-        let object = find(bucket, call, quirks)?.clone();
+        let object = self.find(bucket, call, quirks)?.clone();
         let versioned = bucket.versioned;
         // The body must not be sent under the lock.
         drop(buckets);
+        if let Some(kms_key) = object.kms_key.as_deref().filter(|_| call.kind == Kind::Get) {
+            self.0.check_decryption(call, kms_key)?;
+        }
         read(&object, versioned, call, quirks)
+    }
+}
+
+impl Reads {
+    fn find<'a>(&self, bucket: &'a Bucket, call: &Call, quirks: Quirks) -> S3Result<&'a Object> {
+        let found = match call.version_id() {
+            Some(id) => bucket.get_version(&call.key, id),
+            None => bucket.get(&call.key),
+        };
+        if let Some(object) = found {
+            return Ok(object);
+        }
+        if !bucket.policy.tells_missing_keys(&call.key)
+            || !self.0.tells_missing_keys(call)
+            || quirks.has(Quirk::ForbiddenForMissing)
+        {
+            return Err(denied());
+        }
+        if call.version_id().is_some() {
+            return Err(s3_error!(NoSuchVersion, "The specified version does not exist."));
+        }
+        let mut err = s3_error!(NoSuchKey, "The specified key does not exist.");
+        if bucket.has_marker(&call.key) {
+            let marker =
+                (HeaderName::from_static("x-amz-delete-marker"), HeaderValue::from_static("true"));
+            err.set_headers(HeaderMap::from_iter([marker]));
+        }
+        Err(err)
     }
 }
 
@@ -76,29 +107,6 @@ fn refuse(call: &Call, quirks: Quirks) -> S3Result<()> {
         return Err(s3_error!(InvalidRequest, "Missing required header: x-amz-checksum-mode"));
     }
     Ok(())
-}
-
-fn find<'a>(bucket: &'a Bucket, call: &Call, quirks: Quirks) -> S3Result<&'a Object> {
-    let found = match call.version_id() {
-        Some(id) => bucket.get_version(&call.key, id),
-        None => bucket.get(&call.key),
-    };
-    if let Some(object) = found {
-        return Ok(object);
-    }
-    if !bucket.policy.tells_missing_keys(&call.key) || quirks.has(Quirk::ForbiddenForMissing) {
-        return Err(denied());
-    }
-    if call.version_id().is_some() {
-        return Err(s3_error!(NoSuchVersion, "The specified version does not exist."));
-    }
-    let mut err = s3_error!(NoSuchKey, "The specified key does not exist.");
-    if bucket.has_marker(&call.key) {
-        let marker =
-            (HeaderName::from_static("x-amz-delete-marker"), HeaderValue::from_static("true"));
-        err.set_headers(HeaderMap::from_iter([marker]));
-    }
-    Err(err)
 }
 
 fn read(

@@ -22,7 +22,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
-use super::World;
 use super::access::{Authentication, Authorization, Hosts};
 use super::body::{Pace, ShapedBody};
 use super::call::Call;
@@ -32,6 +31,7 @@ use super::quirks::Quirk;
 use super::reads::Reads;
 use super::shaping::{Fate, InjectedError, Outcome};
 use super::writes::Writes;
+use super::{World, issuer};
 
 /// Paths below this are about the simulator itself, and are not logged.
 const CONTROL: &str = "/_sim/";
@@ -123,6 +123,10 @@ impl Server {
     ) -> Response<SentBody> {
         if let Some(action) = request.uri().path().strip_prefix(CONTROL) {
             return self.control(request.method(), action).map(SentBody::Left);
+        }
+        let path = request.uri().path();
+        if path.starts_with(issuer::STS) || path.starts_with(issuer::SSO) {
+            return issuer::answer(&self.world, request).await.map(SentBody::Left);
         }
         let call = Arc::new(Call::parse(&request));
         let number = connection.number.get_or_init(|| self.world.log.connection());

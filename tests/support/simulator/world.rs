@@ -17,6 +17,8 @@ use super::access::{Credential, Credentials};
 use super::bucket::{Bucket, Object};
 use super::call::Kind;
 use super::hooks::{Held, Hooks};
+use super::iam::Document;
+use super::issuer::{Issuer, Session};
 use super::log::{Counts, Log, LogEntry};
 use super::policy::{Action, Denied, Rule};
 use super::quirks::{Quirk, Quirks, Switches};
@@ -27,6 +29,7 @@ use super::shaping::{Shaper, Shaping};
 pub(crate) struct World {
     pub(crate) buckets: RwLock<BTreeMap<String, Bucket>>,
     pub(crate) credentials: RwLock<Credentials>,
+    pub(crate) issuer: Issuer,
     pub(crate) shaper: Mutex<Shaper>,
     pub(crate) hooks: Hooks,
     quirks: Switches,
@@ -41,6 +44,7 @@ impl World {
         Self {
             buckets: RwLock::default(),
             credentials: RwLock::default(),
+            issuer: Issuer::default(),
             shaper: Mutex::default(),
             hooks: Hooks::default(),
             quirks: Switches::default(),
@@ -125,6 +129,15 @@ impl World {
         });
     }
 
+    /// The object is encrypted with a key of KMS: reading it needs `kms:Decrypt` for its ARN, where a
+    /// policy was attached; HEAD does not.
+    pub(crate) fn encrypt(&self, bucket: &str, key: &str, kms_key: &str) {
+        self.with_bucket(bucket, |bucket| {
+            let object = bucket.objects.get_mut(key.as_bytes()).expect("the object exists");
+            object.kms_key = Some(kms_key.into());
+        });
+    }
+
     pub(crate) fn keys(&self, bucket: &str) -> Vec<String> {
         let keys = |bucket: &mut Bucket| bucket.objects.keys().map(|key| key.to_vec()).collect();
         let keys: Vec<Vec<u8>> = self.with_bucket(bucket, keys);
@@ -175,13 +188,37 @@ impl World {
     // Who may do what.
 
     pub(crate) fn add_credentials(&self, access_key: &str, secret_key: &str) {
-        let credential = Credential::Valid(secret_key.to_owned());
-        self.credentials.write().insert(access_key.to_owned(), credential);
+        self.credentials.write().insert(access_key.to_owned(), Credential::new(secret_key));
+    }
+
+    /// Temporary ones: requests must carry the token, and get `ExpiredToken` after the end.
+    pub(crate) fn add_session(&self, session: &Session) {
+        let Session { access_key, secret_key, token, ends } = session;
+        let credential = Credential {
+            token: Some(token.clone()),
+            ends: Some(*ends),
+            ..Credential::new(secret_key)
+        };
+        self.credentials.write().insert(access_key.clone(), credential);
+    }
+
+    /// The holder of the key may do what this policy of IAM allows, and nothing else.
+    pub(crate) fn attach_policy(&self, access_key: &str, policy: Document) {
+        let mut credentials = self.credentials.write();
+        let credential = credentials.get_mut(access_key).expect("the key is known");
+        credential.policy = Some(Arc::new(policy));
+    }
+
+    /// Whether there is such an access key, and it has not ended.
+    pub(crate) fn knows(&self, access_key: &str) -> bool {
+        self.credentials.read().get(access_key).is_some_and(|credential| !credential.is_over())
     }
 
     /// Requests with this key get `ExpiredToken`.
     pub(crate) fn expire_credentials(&self, access_key: &str) {
-        self.credentials.write().insert(access_key.to_owned(), Credential::Expired);
+        let mut credentials = self.credentials.write();
+        let credential = credentials.get_mut(access_key).expect("the key is known");
+        credential.ends = Some(SystemTime::UNIX_EPOCH);
     }
 
     /// Requests with this key get `InvalidAccessKeyId`.
