@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::hostile::{Answer, OBJECT_HEADERS, Piece, Request, contents, more, page};
 use crate::support::mounted::{sleep, wait_until};
-use crate::support::stage::{MIB, OPEN_END, Stage, case_of, names, row, words};
+use crate::support::stage::{MIB, OPEN_END, RESIDENT_MAX, Stage, case_of, names, row, words};
 
 /// A page of a listing that has no end is EIO after 8 MiB.
 #[test]
@@ -39,13 +39,24 @@ fn a_page_is_bounded_in_bytes_and_entries() {
         }
         _ => None,
     });
-    for case in cases {
+    for case in &cases {
         let before = stage.server.bytes_sent();
         stage.fails(&format!("10 GB page: {case}"), libc::EIO, || names(&stage.mounted.join(case)));
         let sent = (stage.server.bytes_sent() - before) / MIB;
         // What the sockets hold and what the reader takes, in one try or a few.
         assert!(sent < 300, "{case}: {sent} MiB were taken");
     }
+    stage.mounted.reset_peak_resident();
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for case in &cases {
+            let stage = &stage;
+            scope.spawn(move || assert!(names(&stage.mounted.join(case)).is_err(), "{case}"));
+        }
+    });
+    let peak = stage.mounted.peak_resident_bytes();
+    row("10 GB pages: all of these at once", Some(libc::EIO), peak, start.elapsed().as_secs_f64());
+    assert!(peak < RESIDENT_MAX, "{} MiB", peak / MIB);
 }
 
 /// A page that S3 could not have written is EIO: more entries than were asked for, a document type,

@@ -13,7 +13,7 @@ pub(crate) const MIB: u64 = 1 << 20;
 
 /// `--memory`, and what the process may take beside it.
 const MEMORY: &str = "64MiB";
-const RESIDENT_MAX: u64 = (64 + 64) * MIB;
+pub(crate) const RESIDENT_MAX: u64 = (64 + 64) * MIB;
 
 /// Each try of a request, pauses and all, ends in 15 s; a lookup, an open, a read of a directory in
 /// 20 s.

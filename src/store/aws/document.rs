@@ -257,8 +257,10 @@ impl Path {
 
 /// The text was taken for UTF-8 whatever it declares, and must not mean something else.
 fn check_encoding(declaration: &BytesDecl<'_>) -> Result<(), Unreadable> {
-    let utf8 =
-        |name: &[u8]| name.eq_ignore_ascii_case(b"utf-8") || name.eq_ignore_ascii_case(b"us-ascii");
+    let utf8 = |name: &[u8]| {
+        let known: [&[u8]; 3] = [b"utf-8", b"utf8", b"us-ascii"];
+        known.iter().any(|known| name.eq_ignore_ascii_case(known))
+    };
     match declaration.encoding() {
         None => Ok(()),
         Some(Ok(name)) if utf8(&name) => Ok(()),
