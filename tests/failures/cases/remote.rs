@@ -239,9 +239,22 @@ pub(super) fn network(world: &World) -> Vec<Case> {
             format!("nothing listens at {nobody} (connection refused); {check}"),
             "nothing listens at",
         ),
+        Case::new("no such region of AWS", "myfiles MNT --region nowhere-1")
+            .unset("AWS_ENDPOINT_URL")
+            .fails(
+                6,
+                "the host name of S3 in nowhere-1 is not resolved; check --region and the network",
+                "is not resolved",
+            ),
+        at("proxy that is not there", "https://s3.example.com").set("HTTPS_PROXY", &nobody).fails(
+            6,
+            "nothing listens at https://s3.example.com or the proxy in HTTPS_PROXY (connection \
+             refused); check AWS_ENDPOINT_URL, HTTPS_PROXY and the network",
+            "nothing listens at",
+        ),
         at("endpoint not resolved", "http://no-such-host.invalid:9000").fails(
             6,
-            format!("the name in http://no-such-host.invalid:9000 is not resolved; {check}"),
+            format!("the host name of http://no-such-host.invalid:9000 is not resolved; {check}"),
             "is not resolved",
         ),
         Case::new("endpoint of the profile refuses", "myfiles MNT")
