@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+use aws_smithy_types::error::ErrorMetadata;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
@@ -333,8 +334,13 @@ fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
     files.iter().map(|path| std::fs::metadata(path).ok().map(Stamp::from)).collect()
 }
 
-/// The error and its causes as one sentence.
-fn sentence(err: &dyn std::error::Error) -> String {
+/// The error and its causes as one sentence; where a service of AWS answered, what that said.
+fn sentence(err: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(err), |cause| cause.source());
+    let said = causes.filter_map(|cause| cause.downcast_ref::<ErrorMetadata>()).next();
+    if let Some((code, message)) = said.and_then(|said| Some((said.code()?, said.message()?))) {
+        return format!("{code}: {message}");
+    }
     let mut text = err.to_string();
     let mut source = err.source();
     while let Some(cause) = source {
