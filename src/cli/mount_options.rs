@@ -65,8 +65,11 @@ pub(super) fn expand(command: &Command, options: &[String]) -> Result<Expanded, 
                 None => format!("--{long}").into(),
             }),
             _ => {
+                let near = super::sentences::nearest_option(command, &long)
+                    .map(|near| format!("did you mean {}? ", near.replace('-', "_")))
+                    .unwrap_or_default();
                 return Err(super::wrong(format!(
-                    "invalid value '{option}' for '-o <OPTIONS>': no such mount option; allowed are \
+                    "invalid value '{option}' for '-o <OPTIONS>': no such mount option; {near}allowed are \
                      ro, noexec, noatime, allow_other, allow_root, uid=N, gid=N, those of mount(8) \
                      without effect here (defaults, _netdev, nofail, x-...), and every long option \
                      of `s3mount --help` without its dashes, as region=eu-west-1"
@@ -118,5 +121,7 @@ mod tests {
             assert_eq!(err.exit_code(), 2, "{option}");
             assert!(err.render().to_string().contains(&format!("'{option}'")), "{option}");
         }
+        let err = expand(&Args::command(), &["allow_othr".to_owned()]).expect_err("unknown");
+        assert!(err.render().to_string().contains("did you mean allow_other?"), "{err}");
     }
 }

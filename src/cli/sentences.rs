@@ -1,16 +1,24 @@
 //! What clap found wrong, in one sentence like all others: clap's own text has four lines, of which
 //! the first is for programmers.
 
-use clap::Error;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Command, Error};
 
 /// Leaves `--help` and `--version`, which clap calls errors, as they are.
 pub(super) fn plain(err: Error) -> Error {
     if err.exit_code() == 0 { err } else { super::wrong(sentence(&err)) }
 }
 
+/// The long option, without its dashes, that looks most like `long`: clap's own answer to it.
+pub(super) fn nearest_option(command: &Command, long: &str) -> Option<String> {
+    let words = ["s3mount".to_owned(), format!("--{long}")];
+    let err = command.clone().try_get_matches_from(words).err()?;
+    let near = err.get(ContextKind::SuggestedArg).map(words_of)?;
+    near.strip_prefix("--").map(str::to_owned)
+}
+
 fn sentence(err: &Error) -> String {
-    let about = |kind| err.get(kind).map(words).filter(|words| !words.is_empty());
+    let about = |kind| err.get(kind).map(words_of).filter(|words| !words.is_empty());
     let option = about(ContextKind::InvalidArg).unwrap_or_default();
     let see = "see s3mount --help";
     match err.kind() {
@@ -62,7 +70,7 @@ fn sentence(err: &Error) -> String {
     }
 }
 
-fn words(value: &ContextValue) -> String {
+fn words_of(value: &ContextValue) -> String {
     match value {
         ContextValue::String(text) => text.clone(),
         ContextValue::Strings(texts) => texts.join(", "),

@@ -89,6 +89,11 @@ fn of_cause(cause: Cause, err: &StoreError, bucket: &BucketConfig) -> (StartErro
         }
         _ => "",
     };
+    // The HTTP client does not say which of the two it meant.
+    let or_proxy = match &bucket.proxy_variable {
+        Some(name) => format!(" or the proxy in {name}"),
+        None => String::new(),
+    };
     let sentence = match cause {
         Cause::Configuration => return (StartErrorKind::Usage, err.reason().to_owned()),
         // The server refused the request, and it will until a person acts: the code of "denied".
@@ -101,12 +106,12 @@ fn of_cause(cause: Cause, err: &StoreError, bucket: &BucketConfig) -> (StartErro
             return (StartErrorKind::Denied, sentence);
         }
         Cause::Refused => {
-            format!("nothing listens at {server} (connection refused); check {to_check}")
+            format!("nothing listens at {server}{or_proxy} (connection refused); check {to_check}")
         }
         Cause::NotResolved => {
-            format!("the name in {server} is not resolved; check {to_check}")
+            format!("the host name of {server}{or_proxy} is not resolved; check {to_check}")
         }
-        Cause::NoRoute => format!("there is no route to {server}; check {to_check}"),
+        Cause::NoRoute => format!("there is no route to {server}{or_proxy}; check {to_check}"),
         Cause::Closed => {
             format!("{server} closed the connection without an answer; check {to_check}{or_tls}")
         }
@@ -321,7 +326,7 @@ mod tests {
         let no_route = StoreError::new(StoreErrorKind::Unreachable, "no route to it")
             .with_cause(Cause::NoRoute);
         let proxy = BucketConfig { proxy_variable: Some("HTTPS_PROXY".to_owned()), ..aws() };
-        let sentence = "there is no route to AWS S3; check --region, HTTPS_PROXY and the network";
+        let sentence = "there is no route to AWS S3 or the proxy in HTTPS_PROXY; check --region, HTTPS_PROXY and the network";
         check(&no_route, &proxy, 6, sentence);
         let token = answered(StoreErrorKind::BadCredentials, 400, "InvalidToken");
         let work = BucketConfig { profile: Some("work".to_owned()), ..bucket() };

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+use aws_smithy_types::error::ErrorMetadata;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
@@ -420,8 +421,13 @@ fn time_left(credentials: &Credentials) -> Option<Duration> {
     Some(expiry.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO))
 }
 
-/// The error and its causes as one sentence.
-fn sentence(err: &dyn std::error::Error) -> String {
+/// The error and its causes as one sentence; where a service of AWS answered, what that said.
+fn sentence(err: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(err), |cause| cause.source());
+    let said = causes.filter_map(|cause| cause.downcast_ref::<ErrorMetadata>()).next();
+    if let Some((code, message)) = said.and_then(|said| Some((said.code()?, said.message()?))) {
+        return format!("{code}: {message}");
+    }
     let mut text = err.to_string();
     let mut source = err.source();
     while let Some(cause) = source {

@@ -110,8 +110,10 @@ impl Operation<'_> {
         of_connection: bool,
     ) -> StoreError {
         let cause = transport_cause(err);
-        let lasting = matches!(cause, Some(Cause::NotHttp | Cause::NotTls | Cause::Proxy));
-        let err = if !lasting && of_connection && (cause.is_some() || is_transport(err)) {
+        // A head that cannot be parsed is no matter of the connection; but what comes before it was
+        // asked for may be the last word of a connection that had been idle, as a 408.
+        let passing = is_transport(err) || cause.is_some_and(|cause| cause != Cause::NotHttp);
+        let err = if of_connection && passing {
             let what = format!("can not reach {}: {}", self.endpoint, transport(err));
             self.failed(StoreErrorKind::Unreachable, &what)
         } else {

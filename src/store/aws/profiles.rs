@@ -4,6 +4,7 @@
 //! that.
 
 use std::borrow::Cow;
+use std::path::Path;
 
 use aws_config::profile::{ProfileFileLoadError, ProfileSet, load};
 use aws_config::{BehaviorVersion, ConfigLoader};
@@ -77,6 +78,10 @@ pub(super) fn no_credentials(
     }
     let is_empty = reason.is_empty() || NOTHING.iter().any(|start| reason.starts_with(start));
     let because = if is_empty { String::new() } else { format!(" ({reason})") };
+    let token = match &files.web_identity_token_file {
+        Some(path) => format!("{}, which AWS_WEB_IDENTITY_TOKEN_FILE names", place(path)),
+        None => "AWS_WEB_IDENTITY_TOKEN_FILE".to_owned(),
+    };
     let (places, public) = (places(files), "; a public bucket needs --no-sign-request");
     match profile {
         Some(profile) => format!(
@@ -87,8 +92,8 @@ pub(super) fn no_credentials(
         None => format!(
             "no AWS credentials were found{because}; looked in AWS_ACCESS_KEY_ID and \
              AWS_SECRET_ACCESS_KEY, in the profile of {places} with its SSO, role and \
-             credential_process, in AWS_WEB_IDENTITY_TOKEN_FILE, and in the container's and the \
-             instance's metadata; set them with `aws configure`{public}"
+             credential_process, in {token}, and in the container's and the instance's metadata; \
+             set them with `aws configure`{public}"
         ),
     }
 }
@@ -100,17 +105,18 @@ pub(super) fn missing_profile_sentence(reason: &str, files: &CredentialFiles) ->
 
 /// The files with profiles, and which of them are not there.
 fn places(files: &CredentialFiles) -> String {
-    let places: Vec<String> = [&files.credentials_file, &files.config_file]
-        .into_iter()
-        .flatten()
-        .map(|path| match path.try_exists() {
-            Ok(false) => format!("{} (absent)", path.display()),
-            _ => path.display().to_string(),
-        })
-        .collect();
+    let files = [&files.credentials_file, &files.config_file];
+    let places: Vec<String> = files.into_iter().flatten().map(|path| place(path)).collect();
     match &places[..] {
         [] => "~/.aws (there is no HOME)".to_owned(),
         places => places.join(" and "),
+    }
+}
+
+fn place(path: &Path) -> String {
+    match path.try_exists() {
+        Ok(false) => format!("{} (absent)", path.display()),
+        _ => path.display().to_string(),
     }
 }
 

@@ -26,7 +26,8 @@ pub(super) fn transport_cause(err: &(dyn Error + 'static)) -> Option<Cause> {
     let words = chain(err);
     for (part, cause) in [
         ("dns error", Cause::NotResolved),
-        ("tunnel error", Cause::Proxy),
+        ("tunnel error: unsuccessful", Cause::Proxy),
+        ("tunnel error: proxy authorization", Cause::Proxy),
         ("invalid HTTP", Cause::NotHttp),
         // A greeting before anything was asked.
         ("unexpected message", Cause::NotHttp),

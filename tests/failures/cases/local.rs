@@ -152,7 +152,7 @@ pub(super) fn words() -> Vec<Case> {
         ),
         Case::new("unknown mount option", "myfiles MNT -o regoin=x").fails(
             2,
-            "invalid value 'regoin=x' for '-o <OPTIONS>': no such mount option; allowed are *",
+            "invalid value 'regoin=x' for '-o <OPTIONS>': no such mount option; did you mean region? allowed are *",
             "no such mount option",
         ),
         Case::new("log file that cannot be written", "myfiles MNT --log-file HOME/missing/log").fails(

@@ -156,6 +156,33 @@ pub(super) fn credentials(world: &World) -> Vec<Case> {
                  public bucket needs --no-sign-request",
                 "gave no AWS credentials",
             ),
+        none("instance metadata that hang", "myfiles MNT")
+            .set("AWS_EC2_METADATA_DISABLED", "false")
+            .set("AWS_EC2_METADATA_SERVICE_ENDPOINT", &url(silent_after("")))
+            .fails(3, "no AWS credentials were found; looked in*", "no AWS credentials were found"),
+        none("web identity token missing", "myfiles MNT")
+            .set("AWS_WEB_IDENTITY_TOKEN_FILE", "HOME/token")
+            .set("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/reader")
+            .fails(
+                3,
+                format!(
+                    "no AWS credentials were found (No such file or directory (os error 2)); {looked} \
+                     /dev/null and /dev/null with its SSO, role and credential_process, in HOME/token \
+                     (absent), which AWS_WEB_IDENTITY_TOKEN_FILE names, and in*"
+                ),
+                "no AWS credentials were found",
+            ),
+        none("role that may not be assumed", "myfiles MNT")
+            .set("AWS_WEB_IDENTITY_TOKEN_FILE", "HOME/token")
+            .set("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/reader")
+            .set("AWS_ENDPOINT_URL_STS", &url(refusing_sts()))
+            .after(|_, place| write(place, "token", "t"))
+            .fails(
+                3,
+                "no AWS credentials were found (AccessDenied: Not authorized to perform \
+                 sts:AssumeRoleWithWebIdentity); looked in*",
+                "no AWS credentials were found",
+            ),
         Case::new("clock off by an hour", "myfiles MNT").set("AWS_ENDPOINT_URL", &url(skewed())).fails(
             4,
             "http://* refuses the request because the clock of this machine is 1 h ahead of the \
@@ -164,6 +191,15 @@ pub(super) fn credentials(world: &World) -> Vec<Case> {
             "the clock of this machine is",
         ),
     ]
+}
+
+/// A token service that knows the role and says no.
+fn refusing_sts() -> SocketAddr {
+    answering(|_| {
+        let body = "<ErrorResponse><Error><Code>AccessDenied</Code><Message>Not authorized to \
+                    perform sts:AssumeRoleWithWebIdentity</Message></Error></ErrorResponse>";
+        response("403 Forbidden", "", body)
+    })
 }
 
 /// A server that is an hour behind.
@@ -239,9 +275,22 @@ pub(super) fn network(world: &World) -> Vec<Case> {
             format!("nothing listens at {nobody} (connection refused); {check}"),
             "nothing listens at",
         ),
+        Case::new("no such region of AWS", "myfiles MNT --region nowhere-1")
+            .unset("AWS_ENDPOINT_URL")
+            .fails(
+                6,
+                "the host name of S3 in nowhere-1 is not resolved; check --region and the network",
+                "is not resolved",
+            ),
+        at("proxy that is not there", "https://s3.example.com").set("HTTPS_PROXY", &nobody).fails(
+            6,
+            "nothing listens at https://s3.example.com or the proxy in HTTPS_PROXY (connection \
+             refused); check AWS_ENDPOINT_URL, HTTPS_PROXY and the network",
+            "nothing listens at",
+        ),
         at("endpoint not resolved", "http://no-such-host.invalid:9000").fails(
             6,
-            format!("the name in http://no-such-host.invalid:9000 is not resolved; {check}"),
+            format!("the host name of http://no-such-host.invalid:9000 is not resolved; {check}"),
             "is not resolved",
         ),
         Case::new("endpoint of the profile refuses", "myfiles MNT")
