@@ -62,6 +62,11 @@ impl Builder {
         self
     }
 
+    pub fn known_paths(mut self) -> Self {
+        self.args.known_paths = true;
+        self
+    }
+
     /// A number of 12 digits.
     pub fn expected_bucket_owner(mut self, account: impl Into<String>) -> Self {
         self.args.expected_bucket_owner = Some(account.into());
@@ -129,8 +134,10 @@ impl Builder {
     /// Fails with the sentence and the kind ([`StartError::kind`]) that the command would end with;
     /// nothing is mounted then.
     pub fn start(mut self) -> Result<Mount, StartError> {
-        let config = Config::new(self.args, &Environment::read())?;
-        mount::start(&config, &mut self.warn)
+        mount::apart(|| {
+            let config = Config::new(self.args, &Environment::read())?;
+            mount::start(&config, &mut self.warn)
+        })
     }
 }
 

@@ -20,6 +20,7 @@ pub(crate) mod sys;
 use std::io;
 use std::path::PathBuf;
 
+pub(crate) use live::apart;
 use live::{Ended, start_runtime};
 pub use live::{Mount, UnmountError};
 pub use mountinfo::DeviceNumber;
@@ -32,12 +33,10 @@ pub use start_error::{StartError, StartErrorKind};
 use crate::config::Config;
 
 /// Mounts in this process. Warnings are sentences for the user, about what does not stand in the way.
-/// No signal is listened to; whoever calls may be a task of another runtime.
+/// No signal is listened to. Not to be called by a task.
 pub fn start(config: &Config, warn: &mut (dyn FnMut(&str) + Send)) -> Result<Mount, StartError> {
     let target = point::check(&config.mount.dir, warn)?;
-    live::apart(|| {
-        Mount::start(start_runtime(config)?, config, target, warn, std::future::pending())
-    })
+    Mount::start(start_runtime(config)?, config, target, warn, std::future::pending())
 }
 
 /// The command: mounts, and returns the exit code: in the foreground after the end of the mount, else

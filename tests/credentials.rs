@@ -203,7 +203,7 @@ fn a_start_tells_missing_from_expired() {
     };
     let (code, text) = start();
     assert_eq!(code, Some(3), "{text}");
-    for place in ["AWS_ACCESS_KEY_ID", "~/.aws/credentials", "~/.aws/config"] {
+    for place in ["AWS_ACCESS_KEY_ID", ".aws/credentials", ".aws/config"] {
         assert!(text.contains(place), "{text}");
     }
     let session = simulator.issuer.issue(&simulator);

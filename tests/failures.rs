@@ -117,7 +117,7 @@ fn a_relative_token_file_is_found() {
         let credentials = format!(
             "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>\
              <AccessKeyId>{access}</AccessKeyId><SecretAccessKey>{secret}</SecretAccessKey>\
-             <SessionToken>t</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration>\
+             <Expiration>2099-01-01T00:00:00Z</Expiration>\
              </Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"
         );
         response("200 OK", "Content-Type: text/xml\r\n", &credentials)

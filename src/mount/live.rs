@@ -203,7 +203,7 @@ impl std::error::Error for UnmountError {}
 
 /// Runs `work` on a thread of its own and waits for it: the caller may be a task of another runtime,
 /// which may not wait for one of ours.
-pub(super) fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let result = std::thread::scope(|scope| scope.spawn(work).join());
     result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

@@ -19,13 +19,14 @@ pub(super) fn bucket(world: &World) -> Vec<Case> {
         Case::new("list denied", "closed MNT").fails(
             4,
             "listing the bucket closed is denied: the credentials need s3:ListBucket on \
-             arn:aws:s3:::closed (AccessDenied*)",
+             arn:aws:s3:::closed, or --known-paths to open paths that are known (AccessDenied*)",
             "is denied: the credentials need s3:ListBucket on",
         ),
         Case::new("list denied below a prefix", "closed/a MNT").fails(
             4,
             "listing the bucket closed below a/ is denied: the credentials need s3:ListBucket on \
-             arn:aws:s3:::closed for s3:prefix a/ (AccessDenied*)",
+             arn:aws:s3:::closed for s3:prefix a/, or --known-paths to open paths that are known \
+             (AccessDenied*)",
             "is denied: the credentials need s3:ListBucket on",
         ),
         Case::new("bucket not public", "closed MNT --no-sign-request").fails(
