@@ -245,7 +245,7 @@ fn check_names(mount: &Mounted) {
     }
     is_missing(&mount.join("many/000007-"));
     is_missing(&mount.join("many/001500x"));
-    let seen = 1 + many.map(|entry| entry.expect("an entry").file_name()).count();
+    let seen = 1 + many.filter(std::result::Result::is_ok).count();
     // An object and a directory of one name are one entry.
     assert_eq!(seen as u64, MANY + 2);
 

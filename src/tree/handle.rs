@@ -41,6 +41,9 @@ struct View {
     n_blocks: usize,
     /// What single answers told, in directory order, as far as the listing has not come.
     told: VecDeque<(Box<str>, Told)>,
+    /// Names that were told and that the listing did not have where they belong; in another order
+    /// than that of keys it may come to them yet.
+    added: Vec<Box<str>>,
     is_complete: bool,
 }
 
@@ -114,7 +117,15 @@ impl DirHandle {
 impl View {
     fn new(directory: &Directory, listing: Arc<Snapshot>) -> Self {
         let told = directory.told_since(&listing).into();
-        Self { listing, segments: Vec::new(), n_entries: 0, n_blocks: 0, told, is_complete: false }
+        Self {
+            listing,
+            segments: Vec::new(),
+            n_entries: 0,
+            n_blocks: 0,
+            told,
+            added: Vec::new(),
+            is_complete: false,
+        }
     }
 
     /// Takes in what the listing has got since the last time.
@@ -168,6 +179,9 @@ impl View {
         if let Told::Answer(answer) = told
             && self.listing.passed_at(&name).is_none_or(|passed| answer.sent >= passed)
         {
+            if answer.what != What::Absent {
+                self.added.push(name.clone());
+            }
             self.add_single(name, answer);
         }
     }
@@ -178,7 +192,22 @@ impl View {
         }
     }
 
+    /// Rows of a block, but for names that were shown before.
     fn add_rows(&mut self, block: &Arc<Block>, first: usize, end: usize) {
+        let mut first = first;
+        if !self.added.is_empty() && !self.listing.is_ordered() {
+            let rows = self.added.iter().filter_map(|name| block.search(name).ok());
+            let mut shown: Vec<usize> = rows.filter(|row| (first..end).contains(row)).collect();
+            shown.sort_unstable();
+            for row in shown {
+                self.add_run(block, first, row);
+                first = row + 1;
+            }
+        }
+        self.add_run(block, first, end);
+    }
+
+    fn add_run(&mut self, block: &Arc<Block>, first: usize, end: usize) {
         if first < end {
             let len = end - first;
             self.add(Content::Rows { block: Arc::clone(block), first, len }, len);

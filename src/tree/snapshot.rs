@@ -174,6 +174,11 @@ impl Snapshot {
         matches!(self.state.lock().next, Next::Done)
     }
 
+    /// Whether it has come in the order of keys so far.
+    pub(super) fn is_ordered(&self) -> bool {
+        self.state.lock().assembly.is_ordered()
+    }
+
     /// Whether the bucket has a key in this directory; `None` when it has yet to be seen.
     pub(super) fn has_keys(&self) -> Option<bool> {
         let state = self.state.lock();

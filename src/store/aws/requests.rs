@@ -132,8 +132,9 @@ impl AwsStore {
                 // A call that a server does not know at all is 501, a parameter 400.
                 let place = if err.status() == Some(501) { 0 } else { suspects.len() };
                 suspects.insert(place, Quirk::NoV2);
+                // Version 1 has another name for it, which would seem to be what helped.
                 if request.start_after.is_some() {
-                    suspects.push(Quirk::RefusesStartAfter);
+                    suspects.insert(0, Quirk::RefusesStartAfter);
                 }
             }
             suspects

@@ -1,6 +1,7 @@
 //! [`AwsStore`] against a server of canned answers: what it sends, and what it makes of what comes
 //! back. Real sockets, real time; nothing here measures it.
 
+mod quirks;
 mod server;
 
 use std::path::PathBuf;

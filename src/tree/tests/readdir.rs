@@ -165,6 +165,24 @@ async fn another_order_is_noticed_and_later_directories_are_sorted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_lookup_told_is_not_doubled_by_another_order() {
+    let world = World::new(&["a/1", "a-b", "b", "c/1", "c-d"]);
+    world.store.list_in_tree_order();
+    world.store.set_page_keys(1);
+    let first = world.open("").await.unwrap();
+    first.read(0, 1).await.unwrap();
+    // Told between two pages, before the order shows, and the listing has yet to come to it.
+    assert_ne!(world.lookup("c-d").await, "absent");
+    assert_ne!(world.lookup("a-b").await, "absent");
+    let second = world.open("").await.unwrap();
+    for handle in [&first, &second] {
+        let mut names = names(handle, 1).await.unwrap();
+        names.sort();
+        assert_eq!(names, ["a-b", "a/", "b", "c-d", "c/"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_complete_listing_answers_readers_while_it_is_listed_again() {
     let world = World::new(&[]);
     world.fill("d/", 3_000);
