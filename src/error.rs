@@ -204,9 +204,10 @@ pub fn one_line(text: &str) -> String {
     // Of a text that is too long no more is looked at than can be shown.
     let start: String = text.chars().take(4 * CHARS_MAX).collect();
     // Marks of direction (bidi) are no control characters to Unicode, but reorder a line.
-    let hidden = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+    let hidden = |c: char| match c {
+        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' => true,
+        '\u{2060}'..='\u{2069}' | '\u{feff}' => true,
+        c => c.is_control(),
     };
     let visible: String = start.chars().map(|c| if hidden(c) { ' ' } else { c }).collect();
     let words = visible.split_whitespace().collect::<Vec<_>>().join(" ");
