@@ -71,6 +71,40 @@ fn each_failure_is_explained() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
+/// Exit codes and the names of failures are those of the table in docs/CONFIGURATION.md.
+#[test]
+fn exit_codes_are_documented() {
+    use s3mount::mount::StartErrorKind as Kind;
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/CONFIGURATION.md");
+    let text = fs::read_to_string(path).unwrap();
+    let (_, section) = text.split_once("## Exit codes").unwrap();
+    let rows: Vec<Vec<&str>> = section
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.contains('`'))
+        .map(|line| line.split('|').map(|cell| cell.trim().trim_matches('`')).collect())
+        .collect();
+    let kinds = [
+        Kind::Other,
+        Kind::Usage,
+        Kind::NoCredentials,
+        Kind::Denied,
+        Kind::NotFound,
+        Kind::Network,
+        Kind::MountPoint,
+        Kind::Fuse,
+        Kind::Interrupted(libc::SIGTERM),
+    ];
+    for kind in kinds {
+        let code = match kind {
+            Kind::Interrupted(_) => "128 + N".to_owned(),
+            kind => kind.exit_code().to_string(),
+        };
+        let row = rows.iter().find(|row| row[1] == code);
+        assert_eq!(row.map(|row| row[2]), Some(kind.name()), "{code}");
+    }
+    assert_eq!(Kind::Interrupted(libc::SIGTERM).exit_code(), 143);
+}
+
 /// Files that `AWS_CONFIG_FILE` and `AWS_SHARED_CREDENTIALS_FILE` name by a relative path are those of
 /// the directory in which the command was given, also when they change while mounted.
 #[test]

@@ -69,8 +69,8 @@ pub(super) fn expand(command: &Command, options: &[String]) -> Result<Expanded, 
                     .map(|near| format!("did you mean {}? ", near.replace('-', "_")))
                     .unwrap_or_default();
                 return Err(super::wrong(format!(
-                    "invalid value '{option}' for '-o <OPTIONS>': no such mount option; {near}allowed are \
-                     ro, noexec, noatime, allow_other, allow_root, uid=N, gid=N, those of mount(8) \
+                    "invalid value '{option}' for '-o <OPTIONS>': no such mount option; {near}allowed \
+                     are ro, noexec, noatime, allow_other, allow_root, uid=N, gid=N, those of mount(8) \
                      without effect here (defaults, _netdev, nofail, x-...), and every long option \
                      of `s3mount --help` without its dashes, as region=eu-west-1"
                 )));

@@ -365,7 +365,8 @@ fn refused(dir: &Path, stderr: &[u8]) -> StartError {
     }
     let words = if words.is_empty() { "it gave no reason" } else { words.as_str() };
     fuse(format!(
-        "fusermount3 refused to mount on {shown} ({words}); check /etc/fuse.conf and the system's log"
+        "fusermount3 refused to mount on {shown} ({words}); check /etc/fuse.conf and the system's \
+         log"
     ))
 }
 

@@ -326,7 +326,8 @@ mod tests {
         let no_route = StoreError::new(StoreErrorKind::Unreachable, "no route to it")
             .with_cause(Cause::NoRoute);
         let proxy = BucketConfig { proxy_variable: Some("HTTPS_PROXY".to_owned()), ..aws() };
-        let sentence = "there is no route to AWS S3 or the proxy in HTTPS_PROXY; check --region, HTTPS_PROXY and the network";
+        let sentence = "there is no route to AWS S3 or the proxy in HTTPS_PROXY; check --region, \
+                        HTTPS_PROXY and the network";
         check(&no_route, &proxy, 6, sentence);
         let token = answered(StoreErrorKind::BadCredentials, 400, "InvalidToken");
         let work = BucketConfig { profile: Some("work".to_owned()), ..bucket() };

@@ -7,8 +7,9 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use aws_config::profile::{ProfileFileLoadError, ProfileSet, load};
-use aws_config::{BehaviorVersion, ConfigLoader};
+use aws_config::{BehaviorVersion, ConfigLoader, Region};
 use aws_types::os_shim_internal::{Env, Fs};
+use futures_util::FutureExt;
 
 use super::connect::configured_endpoint;
 use super::transport::chain;
@@ -22,21 +23,22 @@ pub struct ProfileSettings {
     pub endpoint_url: Option<String>,
 }
 
-/// As the SDK finds them; no request is sent. Starts no thread. The error is a sentence.
+/// As the SDK finds them; no request is sent. The error is a sentence. Needs no runtime, because it
+/// comes before the fork and its caller may have one: the SDK reads the files without waiting.
 pub fn read_profile(name: Option<&str>) -> Result<ProfileSettings, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .map_err(|err| format!("the profiles cannot be read: {err}"))?;
-    runtime.block_on(async {
+    let settings = async {
         profiles(name).await?;
         let mut loader: ConfigLoader =
             aws_config::defaults(BehaviorVersion::v2026_01_12()).no_credentials();
-        loader = loader.region(aws_config::Region::from_static("us-east-1"));
+        // Not to be looked for: that could ask the instance.
+        loader = loader.region(Region::from_static("us-east-1"));
         if let Some(name) = name {
             loader = loader.profile_name(name);
         }
         Ok(ProfileSettings { endpoint_url: configured_endpoint(&loader.load().await) })
-    })
+    };
+    let waited = || Err("the AWS configuration cannot be read without waiting for it".to_owned());
+    settings.now_or_never().unwrap_or_else(waited)
 }
 
 /// What is wrong with the profile that credentials were to come from; `None` where that is not why

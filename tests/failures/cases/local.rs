@@ -18,8 +18,8 @@ pub(super) fn configuration(world: &World) -> Vec<Case> {
     };
     let unreadable = |file: &str, reason: &str| {
         format!(
-            "the AWS configuration file {file} cannot be read ({reason}); check its mode and owner, \
-             or name another with AWS_CONFIG_FILE or AWS_SHARED_CREDENTIALS_FILE"
+            "the AWS configuration file {file} cannot be read ({reason}); check its mode and \
+             owner, or name another with AWS_CONFIG_FILE or AWS_SHARED_CREDENTIALS_FILE"
         )
     };
     let bad_bundle = |file: &str, reason: &str| {
@@ -113,7 +113,11 @@ pub(super) fn words() -> Vec<Case> {
     vec![
         name("bucket name too short", "ab", "has 3 to 63 characters, not 2"),
         name("bucket name too long", &long, "has 3 to 63 characters, not 64"),
-        name("bucket name in upper case", "MyFiles", "has lower-case letters only, as in 'myfiles'"),
+        name(
+            "bucket name in upper case",
+            "MyFiles",
+            "has lower-case letters only, as in 'myfiles'",
+        ),
         name("bucket name with underscore", "my_files", "has no underscores, but may have hyphens"),
         name(
             "bucket name with another character",
@@ -136,8 +140,8 @@ pub(super) fn words() -> Vec<Case> {
         ),
         Case::new("words swapped", "MNT myfiles").fails(
             2,
-            "invalid value 'MNT' for 'BUCKET[/PREFIX]': the bucket comes first, and the directory to \
-             mount it on second",
+            "invalid value 'MNT' for 'BUCKET[/PREFIX]': the bucket comes first, and the directory \
+             to mount it on second",
             "the bucket comes first",
         ),
         Case::new("too little memory", "myfiles MNT --memory 1").fails(
@@ -152,14 +156,19 @@ pub(super) fn words() -> Vec<Case> {
         ),
         Case::new("unknown mount option", "myfiles MNT -o regoin=x").fails(
             2,
-            "invalid value 'regoin=x' for '-o <OPTIONS>': no such mount option; did you mean region? allowed are *",
+            "invalid value 'regoin=x' for '-o <OPTIONS>': no such mount option; did you mean \
+             region? allowed are *",
             "no such mount option",
         ),
-        Case::new("log file that cannot be written", "myfiles MNT --log-file HOME/missing/log").fails(
+        Case::new(
+            "log file that cannot be written",
+            "myfiles MNT --log-file HOME/missing/log",
+        )
+        .fails(
             2,
             "the log cannot be written: --log-file HOME/missing/log: No such file or directory (os \
-                 error 2); name a file that can be opened",
-                "the log cannot be written",
+             error 2); name a file that can be opened",
+            "the log cannot be written",
         ),
         Case::new("a command of later", "status foo").fails(
             2,
@@ -246,9 +255,9 @@ pub(super) fn fuse() -> Vec<Case> {
             .wrapped("mount -t tmpfs -o mode=755 tmpfs /dev\nmknod -m 666 /dev/null c 1 3")
             .fails(
                 8,
-                "/dev/fuse cannot be used (No such file or directory (os error 2)); load the kernel \
-                 module with `modprobe fuse`, or start the container with --device /dev/fuse and \
-                 --cap-add SYS_ADMIN",
+                "/dev/fuse cannot be used (No such file or directory (os error 2)); load the \
+                 kernel module with `modprobe fuse`, or start the container with --device \
+                 /dev/fuse and --cap-add SYS_ADMIN",
                 "/dev/fuse cannot be used",
             ),
         own(

@@ -13,7 +13,10 @@ pub(super) fn bucket(world: &World) -> Vec<Case> {
     vec![
         Case::new("no such bucket", "absent MNT").fails(
             5,
-            format!("there is no bucket absent at {s3}; check its name and AWS_ENDPOINT_URL (NoSuchBucket*)"),
+            format!(
+                "there is no bucket absent at {s3}; check its name and AWS_ENDPOINT_URL \
+                 (NoSuchBucket*)"
+            ),
             "there is no bucket",
         ),
         Case::new("list denied", "closed MNT").fails(
@@ -123,9 +126,9 @@ pub(super) fn credentials(world: &World) -> Vec<Case> {
             .after(|_, place| write(place, "config", "[profile work]\nregion=us-east-1\n"))
             .fails(
                 3,
-                "the profile work gave no AWS credentials; looked in /dev/null and \
-                 HOME/config; set them with `aws configure --profile work`, or log in with `aws \
-                 sso login --profile work`; a public bucket needs --no-sign-request",
+                "the profile work gave no AWS credentials; looked in /dev/null and HOME/config; \
+                 set them with `aws configure --profile work`, or log in with `aws sso login \
+                 --profile work`; a public bucket needs --no-sign-request",
                 "gave no AWS credentials",
             ),
         none("credential_process that fails", "myfiles MNT --profile work")
@@ -137,24 +140,25 @@ pub(super) fn credentials(world: &World) -> Vec<Case> {
             .fails(
                 3,
                 "the profile work gave no AWS credentials (external process exited with code exit \
-                 status: 3. Stderr: oops); looked in /dev/null and HOME/config; set them with \
-                 `aws configure --profile work`, or log in with `aws sso login --profile work`; a \
+                 status: 3. Stderr: oops); looked in /dev/null and HOME/config; set them with `aws \
+                 configure --profile work`, or log in with `aws sso login --profile work`; a \
                  public bucket needs --no-sign-request",
                 "gave no AWS credentials",
             ),
         none("SSO without a login", "myfiles MNT --profile work")
             .set("AWS_CONFIG_FILE", "HOME/config")
             .after(|_, place| {
-                let text = "[profile work]\nsso_session = s\nsso_account_id = 123456789012\n\
-                            sso_role_name = r\n[sso-session s]\nsso_region = us-east-1\n\
-                            sso_start_url = https://s.awsapps.com/start\n";
+                let text = "[profile work]\nsso_session = s\nsso_account_id = \
+                            123456789012\nsso_role_name = r\n[sso-session s]\nsso_region = \
+                            us-east-1\nsso_start_url = https://s.awsapps.com/start\n";
                 write(place, "config", text);
             })
             .fails(
                 3,
-                "the profile work gave no AWS credentials (failed to load the cached SSO token); looked in /dev/null and HOME/config; set them with \
-                 `aws configure --profile work`, or log in with `aws sso login --profile work`; a \
-                 public bucket needs --no-sign-request",
+                "the profile work gave no AWS credentials (failed to load the cached SSO token); \
+                 looked in /dev/null and HOME/config; set them with `aws configure --profile \
+                 work`, or log in with `aws sso login --profile work`; a public bucket needs \
+                 --no-sign-request",
                 "gave no AWS credentials",
             ),
         none("instance metadata that hang", "myfiles MNT")
@@ -167,9 +171,9 @@ pub(super) fn credentials(world: &World) -> Vec<Case> {
             .fails(
                 3,
                 format!(
-                    "no AWS credentials were found (No such file or directory (os error 2)); {looked} \
-                     /dev/null and /dev/null with its SSO, role and credential_process, in HOME/token \
-                     (absent), which AWS_WEB_IDENTITY_TOKEN_FILE names, and in*"
+                    "no AWS credentials were found (No such file or directory (os error 2)); \
+                     {looked} /dev/null and /dev/null with its SSO, role and credential_process, \
+                     in HOME/token (absent), which AWS_WEB_IDENTITY_TOKEN_FILE names, and in*"
                 ),
                 "no AWS credentials were found",
             ),
@@ -214,8 +218,8 @@ fn skewed() -> SocketAddr {
         let date = String::from_utf8(output.stdout).expect("ASCII");
         let headers = format!("Date: {}\r\nx-amz-request-id: 4442587FB7D0A2F9\r\n", date.trim());
         let body = "<?xml version=\"1.0\"?><Error><Code>RequestTimeTooSkewed</Code><Message>The \
-                    difference between the request time and the current time is too large.\
-                    </Message></Error>";
+                    difference between the request time and the current time is too \
+                    large.</Message></Error>";
         response("403 Forbidden", &headers, body)
     })
 }
@@ -262,7 +266,8 @@ pub(super) fn network(world: &World) -> Vec<Case> {
     let refusing = url(answering(move |_| response("403 Forbidden", "", html)));
     let evil = url(answering(|_| {
         let body = format!(
-            "<?xml version=\"1.0\"?><Error><Code>Bad\u{9b}2JCode</Code><Message>see\n\u{202e}s3mount: \
+            "<?xml \
+             version=\"1.0\"?><Error><Code>Bad\u{9b}2JCode</Code><Message>see\n\u{202e}s3mount: \
              mounted\u{85}{}</Message></Error>",
             "x".repeat(5000)
         );
@@ -318,7 +323,11 @@ pub(super) fn network(world: &World) -> Vec<Case> {
         ),
         at("a login page elsewhere", &moved).fails(6, no_s3(" (HTTP 302)", &moved), not_s3),
         at("another protocol (SSH)", &banner).fails(6, no_http(&banner), "does not speak HTTP"),
-        at("http:// to a TLS port", &tls_by_http).fails(6, no_http(&tls_by_http), "does not speak HTTP"),
+        at("http:// to a TLS port", &tls_by_http).fails(
+            6,
+            no_http(&tls_by_http),
+            "does not speak HTTP",
+        ),
         at("https:// to a plain port", &http_by_tls).fails(
             6,
             format!(
@@ -367,16 +376,16 @@ pub(super) fn network(world: &World) -> Vec<Case> {
         ),
         at("proxy refuses (http)", "http://s3.example.com").set("HTTP_PROXY", &refusing).fails(
             6,
-                            "http://s3.example.com does not answer as an S3 server does, but with a web page \
-                 or the like; check AWS_ENDPOINT_URL, HTTP_PROXY and the network, and whether \
-                 something else answers in its place (HTTP 403)",
+            "http://s3.example.com does not answer as an S3 server does, but with a web page or \
+             the like; check AWS_ENDPOINT_URL, HTTP_PROXY and the network, and whether something \
+             else answers in its place (HTTP 403)",
             not_s3,
         ),
         at("control characters in an error", &evil).fails(
             6,
             format!(
-                "{evil} does not list the bucket myfiles: see s3mount: mounted xxxxx*; {check}, and \
-                 that the server knows ListObjectsV2 (Bad 2JCode, request 1 2)"
+                "{evil} does not list the bucket myfiles: see s3mount: mounted xxxxx*; {check}, \
+                 and that the server knows ListObjectsV2 (Bad 2JCode, request 1 2)"
             ),
             "does not list the bucket",
         ),
