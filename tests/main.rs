@@ -7,6 +7,7 @@ mod changes;
 mod credentials;
 mod documents;
 mod failures;
+mod contract;
 mod faults;
 mod files;
 mod hostile;

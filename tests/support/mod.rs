@@ -8,6 +8,8 @@ pub(crate) mod listeners;
 #[cfg(test)]
 pub(crate) mod mounted;
 pub(crate) mod pictures;
+#[cfg(test)]
+pub(crate) mod servers;
 pub(crate) mod simulator;
 #[cfg(test)]
 pub(crate) mod stage;

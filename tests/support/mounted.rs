@@ -27,7 +27,18 @@ impl Mounted {
     }
 
     /// As [`Mounted::new`], by a command that was prepared.
-    pub(crate) fn start(mut program: Command, bucket: &str, options: &[&str]) -> Self {
+    pub(crate) fn start(program: Command, bucket: &str, options: &[&str]) -> Self {
+        Self::try_start(program, bucket, options).unwrap_or_else(|ended| {
+            panic!("s3mount ended: {}", ended.log);
+        })
+    }
+
+    /// As [`Mounted::start`], where a start that ends is an answer.
+    pub(crate) fn try_start(
+        mut program: Command,
+        bucket: &str,
+        options: &[&str],
+    ) -> Result<Self, Ended> {
         let directory = tempfile::tempdir().expect("a mount point");
         let log = fs::File::create(log_path(directory.path())).expect("a log file");
         let child = program
@@ -40,13 +51,16 @@ impl Mounted {
             .spawn()
             .expect("the binary starts");
         let mut mounted = Self { child, directory };
+        let mut ended = None;
         let ready = wait_until(|| {
-            let ended = mounted.child.try_wait().expect("a child");
-            assert!(ended.is_none(), "s3mount ended: {}", mounted.log());
-            is_mounted(&mount_point(mounted.directory.path()))
+            ended = mounted.child.try_wait().expect("a child");
+            ended.is_some() || is_mounted(&mount_point(mounted.directory.path()))
         });
+        if let Some(status) = ended {
+            return Err(Ended { code: status.code(), log: mounted.log() });
+        }
         assert!(ready, "not mounted: {}", mounted.log());
-        mounted
+        Ok(mounted)
     }
 
     /// Where it is mounted.
@@ -97,6 +111,13 @@ impl Mounted {
     }
 }
 
+/// A start that did not come to a mount.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) log: String,
+}
+
 impl Drop for Mounted {
     fn drop(&mut self) {
         if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
@@ -121,6 +142,13 @@ pub(crate) fn command(simulator: &Simulator) -> Command {
 
 /// The binary, with `environment` and nothing of this user's own configuration.
 pub(crate) fn command_with<const N: usize>(environment: [(&'static str, String); N]) -> Command {
+    let mut command = bare_command();
+    command.envs(environment);
+    command
+}
+
+/// The binary, with nothing of this user's own configuration.
+pub(crate) fn bare_command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_s3mount"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
         command.env_remove(name);
@@ -128,8 +156,7 @@ pub(crate) fn command_with<const N: usize>(environment: [(&'static str, String);
     command
         .env("AWS_CONFIG_FILE", "/dev/null")
         .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-        .env("AWS_EC2_METADATA_DISABLED", "true")
-        .envs(environment);
+        .env("AWS_EC2_METADATA_DISABLED", "true");
     command
 }
 

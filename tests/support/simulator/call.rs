@@ -139,6 +139,7 @@ impl Call {
             Kind::Other if self.method == Method::HEAD => Action::ListBucket,
             Kind::Other if self.method == Method::PUT => Action::CreateBucket,
             Kind::Other if self.method == Method::POST => Action::DeleteObject,
+            Kind::Other if self.method == Method::DELETE => Action::DeleteObject,
             Kind::Other => Action::GetBucketLocation,
         }
     }
