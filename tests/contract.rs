@@ -122,8 +122,11 @@ enum Detail {
 fn run(server: Server, detail: Detail) -> Vec<String> {
     let start = Instant::now();
     let checks = checks::all();
-    let ground = Ground::lay(server, &checks);
-    let name = ground.server.name.clone();
+    let name = server.name.clone();
+    let ground = match Ground::lay(server, &checks) {
+        Ok(ground) => ground,
+        Err(failed) => return vec![format!("{name}: {failed:?}")],
+    };
     let mut report = Report {
         name: &name,
         detail,

@@ -96,8 +96,8 @@ struct Mounts {
 
 impl Ground {
     /// Stores what the checks need and mounts it. What the server refuses to store fails the checks
-    /// that need it, and no other.
-    pub(super) fn lay(server: Server, checks: &[Check]) -> Self {
+    /// that need it, and no other; a server without a bucket or a mount fails them all.
+    pub(super) fn lay(server: Server, checks: &[Check]) -> Outcome<Self> {
         let runtime = RuntimeBuilder::new_multi_thread().worker_threads(2).enable_all().build();
         let client = client(&server);
         let random = random_word();
@@ -115,8 +115,7 @@ impl Ground {
             server,
         };
         if ground.server.bucket.is_none() {
-            let created = ground.create_bucket(&bucket);
-            assert!(created.is_ok(), "{}: {created:?}", ground.server.name);
+            ground.create_bucket(&bucket)?;
         }
         ground.refused = ground.store_all(checks);
         let plain = ground.mount("", &[]);
@@ -124,9 +123,12 @@ impl Ground {
         let fresh = ground.mount("", &fresh);
         match (plain, fresh) {
             (Ok(plain), Ok(fresh)) => ground.mounts = Some(Mounts { plain, fresh }),
-            (plain, fresh) => panic!("{}: {:?} {:?}", ground.server.name, plain.err(), fresh.err()),
+            (Err(ended), _) | (_, Err(ended)) => {
+                let _ = ground.clean_up();
+                return fail(format!("nothing can be mounted: {}", ended.log.trim()));
+            }
         }
-        ground
+        Ok(ground)
     }
 
     /// The part of it that belongs to a check.
@@ -259,6 +261,12 @@ impl Ground {
         self.wait("DeletePublicAccessBlock", blocked.send())?;
         let request = self.client.put_bucket_policy().bucket(bucket).policy(policy);
         self.wait("PutBucketPolicy", request.send()).map(drop)
+    }
+
+    /// The ETag of an object, as HEAD says it.
+    pub(super) fn etag(&self, key: &str) -> Option<String> {
+        let request = self.client.head_object().bucket(&self.bucket).key(key);
+        self.wait("HeadObject", request.send()).ok()?.e_tag
     }
 
     pub(super) fn put(&self, bucket: &str, key: &str, bytes: impl Into<Bytes>) -> Outcome {
