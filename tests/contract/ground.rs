@@ -145,7 +145,8 @@ impl Ground {
         format!("{}{}", mounts.plain.log(), mounts.fresh.log())
     }
 
-    /// Deletes everything that was stored, and looks whether it is gone.
+    /// Deletes everything that was stored, and looks whether it is gone. One bucket that stays does
+    /// not keep the others.
     pub(super) fn clean_up(&self) -> Outcome {
         let stored = std::mem::take(&mut *self.stored.lock());
         let mut buckets = BTreeMap::<String, Vec<ObjectIdentifier>>::new();
@@ -153,30 +154,35 @@ impl Ground {
             let object = ObjectIdentifier::builder().key(key).build()?;
             buckets.entry(bucket).or_default().push(object);
         }
-        for (bucket, objects) in buckets {
-            let objects = self.with_versions(&bucket, objects)?;
-            // XML cannot hold control characters, so such keys are deleted one by one.
-            let (strange, objects): (Vec<_>, Vec<_>) =
-                objects.into_iter().partition(|object| object.key().contains(char::is_control));
-            for object in strange {
-                let request = self.client.delete_object().bucket(&bucket).key(object.key);
-                let request = request.set_version_id(object.version_id);
-                // It may never have been stored; the listing below tells.
-                let _ = self.wait("DeleteObject", request.send());
-            }
-            for some in objects.chunks(DELETES_MAX) {
-                let delete = Delete::builder().set_objects(Some(some.to_vec())).build()?;
-                let request = self.client.delete_objects().bucket(&bucket).delete(delete);
-                self.wait("DeleteObjects", request.send())?;
-            }
-            let left = self.list(&bucket, &self.prefix)?;
-            must(left.is_empty(), format!("{} keys are left in {bucket}", left.len()))?;
+        let emptied = buckets.into_iter().map(|(bucket, objects)| self.empty(&bucket, objects));
+        let emptied: Vec<_> = emptied.collect();
+        let created = std::mem::take(&mut *self.created.lock());
+        let deleted = created.iter().map(|bucket| {
+            let request = self.client.delete_bucket().bucket(bucket);
+            self.wait(&format!("DeleteBucket {bucket}"), request.send()).map(drop)
+        });
+        let deleted: Vec<_> = deleted.collect();
+        emptied.into_iter().chain(deleted).collect()
+    }
+
+    fn empty(&self, bucket: &str, objects: Vec<ObjectIdentifier>) -> Outcome {
+        let objects = self.with_versions(bucket, objects)?;
+        // XML cannot hold control characters, so such keys are deleted one by one.
+        let (strange, objects): (Vec<_>, Vec<_>) =
+            objects.into_iter().partition(|object| object.key().contains(char::is_control));
+        for object in strange {
+            let request = self.client.delete_object().bucket(bucket).key(object.key);
+            let request = request.set_version_id(object.version_id);
+            // It may never have been stored; the listing below tells.
+            let _ = self.wait("DeleteObject", request.send());
         }
-        for bucket in std::mem::take(&mut *self.created.lock()) {
-            let request = self.client.delete_bucket().bucket(&bucket);
-            self.wait(&format!("DeleteBucket {bucket}"), request.send())?;
+        for some in objects.chunks(DELETES_MAX) {
+            let delete = Delete::builder().set_objects(Some(some.to_vec())).build()?;
+            let request = self.client.delete_objects().bucket(bucket).delete(delete);
+            self.wait("DeleteObjects", request.send())?;
         }
-        Ok(())
+        let left = self.list(bucket, &self.prefix)?;
+        must(left.is_empty(), format!("{} keys are left in {bucket}", left.len()))
     }
 
     /// In a bucket that keeps versions each of them has to be deleted by its id.
