@@ -4,10 +4,10 @@
 mod support;
 
 mod changes;
+mod contract;
 mod credentials;
 mod documents;
 mod failures;
-mod contract;
 mod faults;
 mod files;
 mod hostile;
