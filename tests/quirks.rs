@@ -496,3 +496,28 @@ fn a_broken_body_without_ranges_is_made_up_for() {
     assert_eq!(sim.counts().faults, 3);
     assert!(sim.counts().get <= 12, "{:?}", sim.counts());
 }
+
+/// In the smallest budget, with a dozen requests in flight at most: ranges that wait for a body leave
+/// room for the one that is read, and no stream loses its body to another.
+#[test]
+fn streams_of_several_files_without_ranges_go_on_side_by_side() {
+    const SIZE: u64 = 16 << 20;
+    const FILES: u64 = 6;
+    let sim = simulator(Some(Quirk::IgnoresRange));
+    for number in 0..FILES {
+        sim.put_synthetic(BUCKET, &format!("{number}"), SIZE);
+    }
+    let mount = Mounted::new(&sim, BUCKET, &["--memory", "32MiB"]);
+    sim.reset_log();
+    std::thread::scope(|scope| {
+        for number in 0..FILES {
+            let (sim, name) = (&sim, number.to_string());
+            let path = mount.join(&name);
+            scope.spawn(move || {
+                assert!(fs::read(path).expect("a file") == sim.object_bytes(BUCKET, &name));
+            });
+        }
+    });
+    let counts = sim.counts();
+    assert!(counts.get <= 2 * FILES, "{counts:?}");
+}

@@ -34,8 +34,16 @@ use crate::store::{Condition, GetAnswer, GetRequest, Head};
 /// server and its connection are not held up for one that is gone.
 const PARKED_FOR: Duration = Duration::from_secs(5);
 
-/// Bodies that are kept and that nobody reads, in one mount.
-const PARKED_MAX: usize = 4;
+/// Bodies that are kept and that nobody reads, in one mount: so many files can be streamed side by
+/// side, as each body is parked between two ranges. Their connections' buffers lie beside the budget.
+const PARKED_MAX: usize = 8;
+
+/// Ranges no further apart are of one stream: the largest part, which another may have overtaken.
+const STREAM_GAP_MAX: u64 = 8 << 20;
+
+/// A body that has served one range after another is not taken from its stream, to be read far ahead
+/// for somebody else, before nobody has asked for it for so long.
+const STREAM_IDLE: Duration = Duration::from_secs(1);
 
 /// A range that begins so far after all that a busy line has to serve opens a body of its own: it
 /// would wait for as long as the stream before it lasts. Eight of the largest parts, in any order,
@@ -102,6 +110,7 @@ impl Wholes {
                 position: 0,
                 waiting: BTreeMap::new(),
                 n_waited: 0,
+                is_stream: false,
                 is_watched: false,
             }),
         });
@@ -124,16 +133,20 @@ impl Wholes {
         opening
     }
 
-    /// Lets go of the bodies parked longest ago, above the bound.
+    /// Lets go of parked bodies above the bound, first of those that are cheapest to have again:
+    /// that costs what lies before their place.
     fn trim(&self) {
         let mut lines = self.lines.lock();
         lines.retain(|line| !line.is_lost());
-        let parked = |line: &Arc<Line>| Some((line.parked_since()?, Arc::clone(line)));
+        let parked = |line: &Arc<Line>| {
+            let (since, position) = line.parked()?;
+            Some((position, since, Arc::clone(line)))
+        };
         let mut parked: Vec<_> = lines.iter().filter_map(parked).collect();
         drop(lines);
-        parked.sort_by_key(|(since, _)| *since);
+        parked.sort_by_key(|(position, since, _)| (*position, *since));
         let n_over = parked.len().saturating_sub(PARKED_MAX);
-        for (since, line) in &parked[..n_over] {
+        for (_, since, line) in &parked[..n_over] {
             line.let_go(*since);
         }
     }
@@ -156,6 +169,8 @@ struct State {
     /// parked or lost.
     waiting: BTreeMap<(u64, u64), Waiting>,
     n_waited: u64,
+    /// The last range was of a stream, as far as one can see.
+    is_stream: bool,
     /// A task lets the body go when it has been parked for too long.
     is_watched: bool,
 }
@@ -212,7 +227,11 @@ impl Line {
             return None;
         }
         match state.place {
-            Place::Parked { .. } => Some(start - state.position),
+            Place::Parked { since, .. } => {
+                let gap = start - state.position;
+                let is_free = !state.is_stream || since.elapsed() >= STREAM_IDLE;
+                (is_free || gap <= AHEAD_BYTES_MAX).then_some(gap)
+            }
             Place::Out => {
                 let last = state.waiting.values().map(|waiting| waiting.end).max();
                 let gap = start.saturating_sub(last.unwrap_or(0).max(state.position));
@@ -247,7 +266,7 @@ impl Line {
         }
         match std::mem::replace(&mut state.place, Place::Out) {
             Place::Parked { open, .. } => {
-                state.position = after(&open, range);
+                state.take(&open, range);
                 Some(Stage::Reading(Turn { line: Arc::clone(self), open: Some(open) }))
             }
             Place::Out => Some(Stage::Waiting(state.wait(range.clone()))),
@@ -287,7 +306,7 @@ impl Line {
             drop(passed);
             return;
         };
-        state.position = after(&open, &(start..end));
+        state.take(&open, &(start..end));
         drop(state);
         drop(passed);
         // One that has given up since gives the turn back, by the turn's own drop.
@@ -326,14 +345,16 @@ impl Line {
         };
         if since.elapsed() >= PARKED_FOR {
             self.let_go(since);
-            return self.parked_since().map(|since| since + PARKED_FOR);
+            return self.parked().map(|(since, _)| since + PARKED_FOR);
         }
         Some(since + PARKED_FOR)
     }
 
-    fn parked_since(&self) -> Option<Instant> {
-        match &self.state.lock().place {
-            Place::Parked { since, .. } => Some(*since),
+    /// Since when the body is parked, and where.
+    fn parked(&self) -> Option<(Instant, u64)> {
+        let state = self.state.lock();
+        match &state.place {
+            Place::Parked { since, .. } => Some((*since, state.position)),
             Place::Out | Place::Lost => None,
         }
     }
@@ -363,6 +384,13 @@ impl Line {
 }
 
 impl State {
+    /// `range` has the turn.
+    fn take(&mut self, open: &Open, range: &Range<u64>) {
+        let gap = range.start.saturating_sub(open.position);
+        self.is_stream = open.position > 0 && gap <= STREAM_GAP_MAX;
+        self.position = after(open, range);
+    }
+
     fn wait(&mut self, range: Range<u64>) -> oneshot::Receiver<Turn> {
         let (turn, receiver) = oneshot::channel();
         self.n_waited += 1;
@@ -712,7 +740,7 @@ mod tests {
         tokio::time::sleep(PARKED_FOR).await;
         assert_eq!(wholes.n_parked(), 0);
 
-        for place in 0..10 {
+        for place in 0..12 {
             let (body, _) = body(usize::MAX);
             let range = place * 10..place * 10 + 10;
             let answer = wholes.begin(&pinned(range), head(), body).unwrap();
@@ -721,9 +749,28 @@ mod tests {
         assert_eq!(wholes.n_parked(), PARKED_MAX);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_random_read_takes_no_body_from_a_stream_but_one_from_random_reads() {
+        const FAR: u64 = AHEAD_BYTES_MAX + 600;
+        let version = Version { size: 2 * FAR, ..head().version };
+        let head = || Head { version: version.clone(), version_id: None };
+        for is_stream in [true, false] {
+            let wholes = Arc::new(Wholes::default());
+            let (body, _) = body(usize::MAX);
+            bytes(wholes.begin(&pinned(0..100), head(), body).unwrap()).await;
+            let far = || wholes.join(&pinned(FAR..FAR + 1)).is_some();
+            if is_stream {
+                bytes(wholes.join(&pinned(100..200)).unwrap()).await;
+                assert!(!far(), "the stream goes on");
+                advance(STREAM_IDLE).await;
+            }
+            assert!(far());
+        }
+    }
+
     impl Wholes {
         fn n_parked(&self) -> usize {
-            self.lines.lock().iter().filter(|line| line.parked_since().is_some()).count()
+            self.lines.lock().iter().filter(|line| line.parked().is_some()).count()
         }
     }
 }
