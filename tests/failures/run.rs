@@ -10,7 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::cases::{Case, Place, World};
-use crate::support::mounted::{command, is_mounted, wait_until};
+use crate::support::mounted::{command, wait_until};
 
 /// What docs/CONFIGURATION.md promises where credentials are no question of another server.
 const BOUND: Duration = Duration::from_secs(15);
@@ -162,13 +162,13 @@ fn run_once(world: &World, case: &Case, form: Form) -> Run {
         if let Some(Err(what)) = case.mounted.map(|check| check(&place.mount())) {
             wrong.push(what);
         }
-        let _ = Command::new("umount").arg(place.mount()).stderr(Stdio::null()).status();
+        unmount(&place.mount());
     }
     (case.clean)(&place);
     if !wait_until(|| processes_naming(&path).is_empty()) {
         wrong.push("a process is left".to_owned());
     }
-    if is_mounted(&place.mount()) {
+    if is_mount_point(&place.mount()) {
         wrong.push("a mount is left".to_owned());
     }
     let after = files_below(place.path());
@@ -252,6 +252,19 @@ pub(super) fn matches(pattern: &str, text: &str) -> bool {
     rest.len() > last.len() && rest.ends_with(last)
 }
 
+/// Again and again while it is busy: a program that another case starts has, from its fork to its
+/// exec, a copy of every descriptor of this process.
+pub(super) fn unmount(mount: &Path) {
+    let umount = || Command::new("umount").arg(mount).stderr(Stdio::null()).status();
+    wait_until(|| !is_mount_point(mount) || umount().is_ok_and(|status| status.success()));
+}
+
+/// By the kernel's table: a dead mount cannot be asked.
+fn is_mount_point(path: &Path) -> bool {
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("proc");
+    table.lines().any(|line| line.split(' ').nth(4).map(Path::new) == Some(path))
+}
+
 /// Processes whose command line has `text`.
 pub(super) fn processes_naming(text: &str) -> Vec<u32> {
     let entries = fs::read_dir("/proc").expect("proc").flatten();
@@ -270,7 +283,7 @@ fn files_below(directory: &Path) -> BTreeSet<PathBuf> {
     while let Some(directory) = waiting.pop() {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            if is_dir && !is_mounted(&entry.path()) {
+            if is_dir && !is_mount_point(&entry.path()) {
                 waiting.push(entry.path());
             }
             found.insert(entry.path());

@@ -5,9 +5,10 @@ use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use super::{Case, NOBODY, Place, World, give_away, reads_hello, write};
+use crate::failures::run::unmount;
 use crate::support::mounted::{command, is_mounted, send_signal, wait_until};
 
 pub(super) fn configuration(world: &World) -> Vec<Case> {
@@ -192,9 +193,7 @@ pub(super) fn words() -> Vec<Case> {
 }
 
 pub(super) fn mount_point() -> Vec<Case> {
-    let umounted = |place: &Place| {
-        let _ = Command::new("umount").arg(place.mount()).stderr(Stdio::null()).status();
-    };
+    let umounted = |place: &Place| unmount(&place.mount());
     vec![
         Case::new("mount point missing", "myfiles MNT/missing").fails(
             7,
