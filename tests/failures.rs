@@ -143,16 +143,17 @@ fn relative_configuration_files_outlive_the_start() {
 fn a_relative_token_file_is_found() {
     let simulator = Simulator::builder().bucket("myfiles").start();
     simulator.put("myfiles", "hello.txt", "hello");
-    let (access, secret) = (simulator.access_key().to_owned(), simulator.secret_key().to_owned());
+    let session = simulator.issuer.issue(&simulator);
     let sts = answering(move |request| {
         if !request.contains("WebIdentityToken=the-token") {
             return response("400 Bad Request", "", "");
         }
         let credentials = format!(
             "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>\
-             <AccessKeyId>{access}</AccessKeyId><SecretAccessKey>{secret}</SecretAccessKey>\
-             <Expiration>2099-01-01T00:00:00Z</Expiration>\
-             </Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"
+             <AccessKeyId>{}</AccessKeyId><SecretAccessKey>{}</SecretAccessKey>\
+             <SessionToken>{}</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration>\
+             </Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>",
+            session.access_key, session.secret_key, session.token
         );
         response("200 OK", "Content-Type: text/xml\r\n", &credentials)
     });

@@ -68,7 +68,7 @@ fn starts(checks: &mut Vec<Check>) {
     checks.push(Check::new("an unknown access key ends with 4", "start", |plot| {
         let Ground { bucket, .. } = plot.ground;
         let wrong = [("AWS_ACCESS_KEY_ID", "AKIAUNKNOWNUNKNOWN00")];
-        ends_with(4, "credentials", plot.ground.mount_with(bucket, &[], &wrong))
+        ends_with(4, "does not know the access key", plot.ground.mount_with(bucket, &[], &wrong))
     }));
     checks.push(Check::new("the region is found", "region", |plot| {
         plot.put("f", "f")?;

@@ -434,7 +434,7 @@ async fn a_head_of_403_with_good_credentials_is_a_denial() {
     let store = store(&server).await;
     store.list(ListRequest::directory("")).await.unwrap();
     // The layers above ask the listing themselves, but once the store does: is a missing key 403 here?
-    for n_requests in [2, 4] {
+    for n_requests in [3, 4] {
         let err = store.head("k").await.unwrap_err();
         assert_eq!((err.kind(), server.seen().len()), (StoreErrorKind::Denied, n_requests));
         assert!(err.message().contains("s3:GetObject on arn:aws:s3:::bucket/k"), "{err}");

@@ -384,8 +384,8 @@ pub(super) fn network(world: &World) -> Vec<Case> {
         at("control characters in an error", &evil).fails(
             6,
             format!(
-                "{evil} does not list the bucket myfiles: see s3mount: mounted xxxxx*; {check}, \
-                 and that the server knows ListObjectsV2 (Bad 2JCode, request 1 2)"
+                "{evil} does not list the bucket myfiles: see \\u{{202e}}s3mount: mounted xxxxx*; \
+                 {check}, and that the server knows ListObjectsV2 (Bad\\u{{9b}}2JCode, request 1 2)"
             ),
             "does not list the bucket",
         ),

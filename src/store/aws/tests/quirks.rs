@@ -171,7 +171,8 @@ async fn a_403_means_missing_only_where_a_listing_says_so() {
     let there = "<Contents><Key>there</Key><Size>1</Size></Contents>";
     let server = Server::start(move |seen| match seen.line.contains("list-type=2") {
         true if seen.line.contains("prefix=unlisted") => refusal(403, "", "AccessDenied", ""),
-        true => listing(there),
+        true if seen.line.contains("prefix=there") => listing(there),
+        true => listing(""),
         false => refusal(403, "", "AccessDenied", ""),
     })
     .await;
