@@ -2,7 +2,7 @@
 //! believes it.
 //!
 //! A server that is not quite S3 shows in two ways. An answer that is not what was asked for tells
-//! at once ([`Quirks::learn`]). A refusal may be about anything, so the request is sent again
+//! at once ([`Quirks::learn`](super::quirks::Quirks::learn)). A refusal may be about anything, so the request is sent again
 //! without what the server may not know ([`AwsStore::conceding`]), and what then succeeds is the
 //! proof. Either way the knowledge is used from the next request on.
 
