@@ -5,6 +5,8 @@ use std::process::Command;
 
 use s3mount::StartErrorKind;
 
+use crate::support::mounted::binary;
+
 #[expect(dead_code, reason = "its main is the example's")]
 #[path = "../docs/man.rs"]
 mod man;
@@ -59,7 +61,7 @@ fn the_manual_page_is_current() {
 }
 
 fn help() -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_s3mount")).arg("--help").output();
+    let output = Command::new(binary()).arg("--help").output();
     String::from_utf8(output.expect("the binary starts").stdout).expect("text")
 }
 

@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::support::mounted::{command, is_mounted, wait_until};
+use crate::support::mounted::{binary, command, is_mounted, wait_until};
 use crate::support::simulator::Simulator;
 
 /// Who has no rights: `nobody` on most systems.
@@ -232,7 +232,7 @@ fn readable_copy(directory: &Path) -> PathBuf {
     fs::set_permissions(directory, fs::Permissions::from_mode(0o755))
         .expect("the file system works");
     let copy = directory.join("s3mount");
-    fs::copy(env!("CARGO_BIN_EXE_s3mount"), &copy).expect("the file system works");
+    fs::copy(binary(), &copy).expect("the file system works");
     copy
 }
 

@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
+use crate::support::mounted::binary;
 use crate::support::simulator::Simulator;
 use crate::support::simulator::policy::Action;
 
@@ -69,8 +70,8 @@ impl World {
         let tools = tempfile::tempdir().expect("a directory");
         open_to_all(tools.path());
         let public_binary = tools.path().join("s3mount");
-        let binary = env!("CARGO_BIN_EXE_s3mount");
-        if fs::hard_link(binary, &public_binary).is_err() {
+        let binary = binary();
+        if fs::hard_link(&binary, &public_binary).is_err() {
             fs::copy(binary, &public_binary).expect("a directory of our own");
         }
         // Where it is missing, the cases that need it are skipped.

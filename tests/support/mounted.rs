@@ -147,9 +147,16 @@ pub(crate) fn command_with<const N: usize>(environment: [(&'static str, String);
     command
 }
 
+/// The binary that is tested: that of this build, or the one that `S3MOUNT_TEST_BINARY` names, as that
+/// of a release.
+pub(crate) fn binary() -> PathBuf {
+    let named = std::env::var_os("S3MOUNT_TEST_BINARY").filter(|name| !name.is_empty());
+    named.map_or_else(|| env!("CARGO_BIN_EXE_s3mount").into(), PathBuf::from)
+}
+
 /// The binary, with nothing of this user's own configuration.
 pub(crate) fn bare_command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_s3mount"));
+    let mut command = Command::new(binary());
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
         command.env_remove(name);
     }
