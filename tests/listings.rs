@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::support::mounted::{Mounted, sleep};
 use crate::support::simulator::Simulator;
 use crate::support::simulator::policy::Action;
+use crate::support::simulator::quirks::Quirk;
+use crate::support::simulator::shaping::Share;
 
 fn ls(arguments: &[&str], path: &std::path::Path) -> String {
     let output = Command::new("ls").args(arguments).arg(path).output().expect("ls");
@@ -195,4 +198,128 @@ fn names_that_cannot_be_are_left_out() {
     }
     let mounted = Mounted::new(&simulator, "myfiles", &[]);
     assert_eq!(ls(&["-A"], &mounted.join("d")), "fine\nsub\n");
+}
+
+/// What a directory shows, in its own order.
+fn shown(path: &std::path::Path) -> Vec<String> {
+    let entries = fs::read_dir(path).expect("a directory");
+    entries.map(|it| it.expect("an entry").file_name().into_string().expect("UTF-8")).collect()
+}
+
+/// Names as machines and people make them, those of directories with a `/`.
+fn many_names(n_names: u64) -> Vec<(&'static str, Vec<String>)> {
+    let hash = |n: u64| xxhash_rust::xxh3::xxh3_64(&n.to_le_bytes());
+    let mixed = |n: u64| match n % 4 {
+        0 => format!("n{n}"),
+        1 => format!("n{}-x", n - 1),
+        2 => format!("n{}.txt", n - 2),
+        _ => format!("n{}/", n - 3),
+    };
+    vec![
+        ("counters", (0..n_names).map(|n| format!("part-{n:07}.parquet")).collect()),
+        ("hashes", (0..n_names).map(|n| format!("{:016x}", hash(n))).collect()),
+        ("mixed", (0..n_names).map(mixed).collect()),
+        ("directories", (0..n_names).map(|n| format!("id={n}/")).collect()),
+    ]
+}
+
+fn put_names(simulator: &Simulator, prefix: &str, names: &[String]) -> BTreeSet<String> {
+    for name in names {
+        let inside = if name.ends_with('/') { "inside" } else { "" };
+        simulator.put("myfiles", &format!("{prefix}{name}{inside}"), "x");
+    }
+    names.iter().map(|name| name.trim_end_matches('/').to_owned()).collect()
+}
+
+/// A directory of many pages is listed by up to 16 requests side by side: each name comes once and in
+/// order, at the price of less than a third more requests than it has pages.
+#[test]
+fn a_large_directory_is_listed_side_by_side() {
+    let simulator = Simulator::builder().bucket("myfiles").start();
+    simulator.shape(|shape| shape.latency_list = Duration::from_millis(30));
+    for (kind, names) in many_names(25_000) {
+        let expected = put_names(&simulator, &format!("{kind}/"), &names);
+        let mounted = Mounted::new(&simulator, "myfiles", &[]);
+        simulator.reset_log();
+        let listed = shown(&mounted.join(kind));
+        assert_eq!(listed.len(), expected.len(), "{kind}: each once");
+        assert!(listed.is_sorted_by_key(|name| format!("{name}/")), "{kind}: in order");
+        assert_eq!(BTreeSet::from_iter(listed), expected, "{kind}");
+        let counts = simulator.counts();
+        let n_pages = names.len() as u64 / 1000;
+        assert!(counts.list <= n_pages * 4 / 3 + 1, "{kind}: {} of {n_pages}", counts.list);
+        assert!((4..=16).contains(&counts.concurrent_max), "{kind}: {}", counts.concurrent_max);
+        assert_eq!((counts.head, counts.get), (0, 0));
+    }
+}
+
+/// Throttling in the middle of a long listing slows it down and takes nothing from it.
+#[test]
+fn a_throttled_listing_is_whole() {
+    let simulator = Simulator::builder().bucket("myfiles").start();
+    let (kind, names) = many_names(20_000).remove(1);
+    let expected = put_names(&simulator, "d/", &names);
+    let mounted = Mounted::new(&simulator, "myfiles", &[]);
+    simulator.shape(|shape| {
+        shape.errors = Share::OneIn(8);
+        shape.resets = Share::OneIn(12);
+    });
+    let listed = shown(&mounted.join("d"));
+    assert_eq!((listed.len(), BTreeSet::from_iter(listed)), (expected.len(), expected), "{kind}");
+    assert!(simulator.counts().faults > 0);
+}
+
+/// A long directory on a server that lists in another order than S3, or begins elsewhere than it was
+/// told, shows each name once.
+#[test]
+fn a_large_directory_is_whole_on_any_server() {
+    for quirk in [Quirk::TreeOrder, Quirk::NoOrder, Quirk::IgnoresStartAfter, Quirk::ListsV1] {
+        let simulator = Simulator::builder().bucket("myfiles").start();
+        simulator.set_quirk(quirk);
+        let stored: Vec<_> = many_names(9_000)
+            .into_iter()
+            .map(|(kind, names)| (kind, put_names(&simulator, &format!("{kind}/"), &names)))
+            .collect();
+        let mounted = Mounted::new(&simulator, "myfiles", &[]);
+        for (kind, expected) in stored {
+            simulator.reset_log();
+            let listed = shown(&mounted.join(kind));
+            assert_eq!(listed.len(), expected.len(), "{quirk:?} {kind}: each once");
+            assert_eq!(BTreeSet::from_iter(listed), expected, "{quirk:?} {kind}");
+            let n_lists = simulator.counts().list;
+            assert!(n_lists <= 25, "{quirk:?} {kind}: {n_lists} requests for 9 pages");
+        }
+    }
+}
+
+/// While others add and delete objects in a long directory, no name is shown twice, and none that they
+/// leave alone is missing.
+#[test]
+fn a_directory_is_whole_while_others_write_in_it() {
+    let simulator = Simulator::builder().bucket("myfiles").start();
+    let (_, names) = many_names(9_000).remove(2);
+    let stays = put_names(&simulator, "d/", &names);
+    let mounted = Mounted::new(&simulator, "myfiles", &["--metadata-ttl", "0"]);
+    let flips: Vec<String> = (0..1000).map(|n| format!("d/n{}~{n}", n * 9)).collect();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                for key in &flips {
+                    simulator.put("myfiles", key, "x");
+                }
+                for key in &flips {
+                    simulator.delete("myfiles", key);
+                }
+            }
+        });
+        for _ in 0..20 {
+            let listed = shown(&mounted.join("d"));
+            let unique: BTreeSet<_> = listed.iter().cloned().collect();
+            assert_eq!(unique.len(), listed.len(), "no name twice");
+            let missing: Vec<_> = stays.difference(&unique).take(3).collect();
+            assert!(missing.is_empty(), "{missing:?}");
+        }
+        over.store(true, Ordering::Relaxed);
+    });
 }

@@ -1,5 +1,6 @@
 //! The requests: pages of a listing, and what to ask for one name whose directory is not known.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -20,6 +21,21 @@ enum Listed {
     Is(What),
     /// A page full of keys lies between the name and the directory of that name.
     Unclear,
+}
+
+/// A page that was asked for. Dropped without an answer, it is asked for again.
+struct Asked {
+    /// `None` once there was an answer.
+    listing: Option<Arc<Snapshot>>,
+    id: u64,
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if let Some(listing) = &self.listing {
+            listing.fail(self.id, FsError::Abandoned);
+        }
+    }
 }
 
 impl Tree {
@@ -106,26 +122,59 @@ impl Tree {
         directory: &Arc<Directory>,
         listing: &Arc<Snapshot>,
     ) -> Option<Wait<Result<(), FsError>>> {
-        let (index, request) = listing.next_request()?;
+        let index = listing.next_index()?;
         let (tree, about, pages) = (Arc::clone(self), Arc::clone(directory), Arc::clone(listing));
-        let work = async move {
-            // It landed between the question above and this flight.
-            if pages.n_pages() != index {
+        let work = async move { tree.bring_page(&about, &pages, index).await };
+        Some(listing.flights.join(&self.runtime, &index, work))
+    }
+
+    /// Waits until the page `index` is there, and keeps requests on their way meanwhile: for it, and
+    /// where the listing is long for what comes behind it. So nothing is asked for a listing that
+    /// nobody reads on.
+    async fn bring_page(
+        self: &Arc<Self>,
+        directory: &Arc<Directory>,
+        listing: &Arc<Snapshot>,
+        index: usize,
+    ) -> Result<(), FsError> {
+        // Of a time when nobody waited.
+        drop(listing.failure());
+        loop {
+            let mut landed = pin!(listing.landed.notified());
+            // From here on nothing is missed.
+            landed.as_mut().enable();
+            if listing.next_index() != Some(index) {
                 return Ok(());
             }
-            let sent = Instant::now();
-            let page = tree.store.list(request).await.map_err(|err| {
-                if index == 0 && err.kind() == StoreErrorKind::Denied {
-                    about.deny(sent, err);
-                    return FsError::ListDenied;
-                }
-                FsError::Store(err)
-            })?;
-            let news = pages.push(page, sent)?;
-            tree.note(&about, &pages, &news);
-            Ok(())
+            if let Some(err) = listing.failure() {
+                return Err(err);
+            }
+            let may_go_ahead = self.scales.bytes() < self.bytes_max;
+            for (id, request) in listing.ask(may_go_ahead) {
+                let asked = Asked { listing: Some(Arc::clone(listing)), id };
+                let (tree, about) = (Arc::clone(self), Arc::clone(directory));
+                self.runtime.spawn(async move { tree.send(&about, asked, request).await });
+            }
+            landed.await;
+        }
+    }
+
+    async fn send(&self, directory: &Directory, mut asked: Asked, request: ListRequest) {
+        let sent = Instant::now();
+        let answer = self.store.list(request).await;
+        let Some(listing) = asked.listing.take() else { return };
+        let news = match answer {
+            Ok(page) => listing.answer(asked.id, page, sent).map_err(FsError::Store),
+            Err(err) if err.kind() == StoreErrorKind::Denied && listing.n_pages() == 0 => {
+                directory.deny(sent, err);
+                Err(FsError::ListDenied)
+            }
+            Err(err) => Err(FsError::Store(err)),
         };
-        Some(listing.flights.join(&self.runtime, &index, work))
+        match news {
+            Ok(news) => self.note(directory, &listing, &news),
+            Err(err) => listing.fail(asked.id, err),
+        }
     }
 
     /// HEAD of the name and LIST of the directory of that name, at once. That LIST is a full page

@@ -10,6 +10,7 @@ use std::collections::hash_map::Entry;
 
 use tokio::time::Instant;
 
+use super::block::{Block, Unpacked};
 use super::name::{directory_order, is_presentable};
 use crate::object::Version;
 use crate::store::ListPage;
@@ -40,7 +41,6 @@ pub(super) struct Gain {
 
 /// The listing of one directory while its pages come in.
 pub(super) struct Assembly {
-    prefix: String,
     /// Files before whose place in directory order the listing stands. Invariant: each is a prefix
     /// of the next and of `last`, so there are at most as many as a name has bytes, and the last of
     /// them comes first in directory order.
@@ -112,9 +112,8 @@ impl Unordered {
 
 impl Assembly {
     /// `ordered` is false where the server is known to list in another order than that of keys.
-    pub(super) fn new(prefix: &str, ordered: bool) -> Self {
+    pub(super) fn new(ordered: bool) -> Self {
         Self {
-            prefix: prefix.to_owned(),
             held: Vec::new(),
             last: String::new(),
             furthest: String::new(),
@@ -156,23 +155,17 @@ impl Assembly {
             && name < stem
     }
 
-    /// Takes the next page; one without a continuation is the last. `is_given` says whether a name
-    /// came out before; only the end of an unordered listing asks.
+    /// Takes the next page; `is_last` ends the listing. `is_given` says whether a name came out before;
+    /// only the end of an unordered listing asks.
     pub(super) fn push(
         &mut self,
-        page: ListPage,
-        sent: Instant,
+        page: RawPage,
+        is_last: bool,
         is_given: impl Fn(&str) -> bool,
     ) -> Gain {
-        let is_last = page.continuation.is_none();
-        let mut gain = Gain::default();
-        let items = self.read(page, sent, &mut gain);
-        for item in items {
-            if !is_presentable(&item.name) {
-                gain.n_hidden += 1;
-                // Two of them may stand at one place; what they release is all that counts.
-                self.release_before(&item, &mut gain);
-            } else if let Some(unordered) = &mut self.unordered {
+        let mut gain = Gain { n_hidden: page.n_hidden, ..Gain::default() };
+        for item in self.read(page, &mut gain) {
+            if let Some(unordered) = &mut self.unordered {
                 gain.is_news |= unordered.add(item, &mut gain);
             } else {
                 self.place(item, &mut gain);
@@ -191,65 +184,36 @@ impl Assembly {
         gain
     }
 
-    /// The page's items in the order of keys. Notices a server with another order, upon which what
-    /// is held joins the unordered rest.
-    fn read(&mut self, page: ListPage, sent: Instant, gain: &mut Gain) -> Vec<Item> {
-        let mut items = Vec::with_capacity(page.objects.len() + page.prefixes.len());
-        let mut in_order = true;
-        gain.is_news = self.advance(&page);
-        let mut add = |key: &str, version: Option<Version>, before: &mut String| {
-            let Some(rest) = key.strip_prefix(self.prefix.as_str()) else { return };
-            in_order &= before.as_str() <= rest;
-            before.clear();
-            before.push_str(rest);
-            self.has_keys = true;
-            if rest.is_empty() {
-                return; // The directory's own marker.
-            }
-            // A server that ignores the delimiter gives keys below: they mean the directory.
-            let (name, version) = match rest.split_once('/') {
-                Some((name, _)) => (name, None),
-                None => (rest, version),
-            };
-            items.push(Item { name: name.to_owned(), version, sent });
-        };
-        let mut before = String::new();
-        for object in page.objects {
-            add(&object.key, Some(object.version), &mut before);
-        }
-        before.clear();
-        for prefix in &page.prefixes {
-            add(prefix, None, &mut before);
-        }
-        items.sort_by(|a, b| raw_order(raw(a), raw(b)));
-        if let (Some(first), Some(last)) = (items.first(), items.last()) {
-            in_order &= raw_order(split(&self.last), raw(first)).is_le();
-            let slash = if last.version.is_none() { "/" } else { "" };
-            self.last = format!("{}{slash}", last.name);
-        }
-        self.n_in_order += items.len();
-        if !in_order && self.is_ordered() {
+    /// All that comes from now on may be in any order, and may have come before.
+    pub(super) fn give_up_order(&mut self, gain: &mut Gain) {
+        if self.is_ordered() {
             let mut unordered = Unordered::default();
             for held in std::mem::take(&mut self.held) {
                 unordered.add(held, gain);
             }
             self.unordered = Some(unordered);
         }
-        items
     }
 
-    /// Whether the page goes further than all before it.
-    fn advance(&mut self, page: &ListPage) -> bool {
-        let keys = page.objects.iter().map(|object| &*object.key);
-        let names = keys.chain(page.prefixes.iter().map(String::as_str));
-        let inside = names.filter_map(|name| name.strip_prefix(self.prefix.as_str()));
-        match inside.max().filter(|furthest| *furthest > self.furthest.as_str()) {
-            Some(furthest) => {
-                self.furthest = furthest.to_owned();
-                true
+    /// The page's items. Notices a server with another order, upon which what is held joins the
+    /// unordered rest.
+    fn read(&mut self, page: RawPage, gain: &mut Gain) -> Vec<Item> {
+        let RawPage { items, in_order, has_keys, first, last, .. } = page;
+        self.has_keys |= has_keys;
+        let follows =
+            first.as_deref().is_none_or(|first| raw_order(split(&self.last), split(first)).is_le());
+        if let Some(last) = last {
+            gain.is_news = last > self.furthest;
+            if gain.is_news {
+                self.furthest.clone_from(&last);
             }
-            None => false,
+            self.last = last;
         }
+        self.n_in_order += items.len();
+        if !(in_order && follows) {
+            self.give_up_order(gain);
+        }
+        items
     }
 
     fn place(&mut self, item: Item, gain: &mut Gain) {
@@ -279,6 +243,118 @@ impl Assembly {
             gain.items.push(held);
         }
     }
+}
+
+/// A page, taken apart: what it has of one directory, in the order of keys.
+pub(super) struct RawPage {
+    items: Vec<Item>,
+    /// Names that were left out, as they cannot be shown.
+    n_hidden: usize,
+    /// It came in the order of keys.
+    pub(super) in_order: bool,
+    /// It has a key, be it the directory's own marker or one that cannot be shown.
+    has_keys: bool,
+    /// The first and the last key or common prefix, without the directory's prefix, whatever it is.
+    pub(super) first: Option<String>,
+    pub(super) last: Option<String>,
+    /// Keys and common prefixes.
+    pub(super) n_names: usize,
+    pub(super) sent: Instant,
+}
+
+/// What a page has behind the end of its range.
+#[derive(Default)]
+pub(super) struct Behind {
+    pub(super) n_names: usize,
+    pub(super) first: Option<String>,
+}
+
+impl RawPage {
+    pub(super) fn of(prefix: &str, page: ListPage, sent: Instant) -> Self {
+        let mut items = Vec::with_capacity(page.objects.len() + page.prefixes.len());
+        let (mut in_order, mut has_keys) = (true, false);
+        let mut add = |key: &str, version: Option<Version>, before: &mut String| {
+            let Some(rest) = key.strip_prefix(prefix) else { return };
+            in_order &= before.as_str() <= rest;
+            before.clear();
+            before.push_str(rest);
+            has_keys = true;
+            if rest.is_empty() {
+                return; // The directory's own marker.
+            }
+            // A server that ignores the delimiter gives keys below: they mean the directory.
+            let (name, version) = match rest.split_once('/') {
+                Some((name, _)) => (name, None),
+                None => (rest, version),
+            };
+            items.push(Item { name: name.to_owned(), version, sent });
+        };
+        let mut before = String::new();
+        for object in page.objects {
+            add(&object.key, Some(object.version), &mut before);
+        }
+        before.clear();
+        for prefix in &page.prefixes {
+            add(prefix, None, &mut before);
+        }
+        items.sort_by(|a, b| raw_order(raw(a), raw(b)));
+        let (first, last) = (items.first().map(whole), items.last().map(whole));
+        let n_names = items.len();
+        Self { items, n_hidden: 0, in_order, has_keys, first, last, n_names, sent }
+    }
+
+    /// Takes away what lies behind `until`.
+    pub(super) fn cut(&mut self, until: Option<&str>) -> Behind {
+        let mut behind = Behind::default();
+        if let Some(until) = until {
+            let at =
+                self.items.partition_point(|item| raw_order(raw(item), (until, false)).is_le());
+            behind.n_names = self.items.len() - at;
+            behind.first = self.items.get(at).map(whole);
+            self.items.truncate(at);
+            self.n_names = at;
+            self.first = self.first.take().filter(|_| at > 0);
+            self.last = self.items.last().map(whole);
+        }
+        behind
+    }
+
+    /// Small, for a page that has to wait.
+    pub(super) fn pack(self) -> PackedPage {
+        let Self { mut items, .. } = self;
+        items.retain(|item| is_presentable(&item.name));
+        PackedPage {
+            blocks: Block::pack(&items),
+            page: Self { n_hidden: self.n_names - items.len(), items: Vec::new(), ..self },
+        }
+    }
+}
+
+/// A [`RawPage`] that waits for those before it.
+pub(super) struct PackedPage {
+    blocks: Vec<Block>,
+    page: RawPage,
+}
+
+impl PackedPage {
+    pub(super) fn bytes(&self) -> usize {
+        size_of::<Self>() + self.blocks.iter().map(Block::bytes).sum::<usize>()
+    }
+
+    pub(super) fn unpack(self) -> RawPage {
+        let sent = self.page.sent;
+        let rows =
+            self.blocks.iter().flat_map(|block| (0..block.len()).map(|index| block.row(index)));
+        let item =
+            |row: Unpacked<'_>| Item { name: row.name.to_owned(), version: row.version, sent };
+        let items = rows.map(item).collect();
+        RawPage { items, ..self.page }
+    }
+}
+
+fn whole(item: &Item) -> String {
+    let slash = if item.version.is_none() { "/" } else { "" };
+    format!("{}{slash}", item.name)
 }
 
 /// A name and whether a `/` follows: a key or common prefix without the directory's prefix.
@@ -355,17 +431,27 @@ mod tests {
         (0..=IN_ORDER_MIN).map(|number| format!("0{number:02}")).collect()
     }
 
+    fn push_given(
+        assembly: &mut Assembly,
+        page: ListPage,
+        is_given: impl Fn(&str) -> bool,
+    ) -> Gain {
+        let is_last = page.continuation.is_none();
+        let page = RawPage::of("p/", page, Instant::now());
+        assembly.push(page.pack().unpack(), is_last, is_given)
+    }
+
     fn push(assembly: &mut Assembly, page: ListPage) -> Gain {
-        assembly.push(page, Instant::now(), |_| false)
+        push_given(assembly, page, |_| false)
     }
 
     fn run(entries: &[String], page_keys: usize, ordered: bool) -> (Vec<String>, Vec<String>) {
-        let mut assembly = Assembly::new("p/", ordered);
+        let mut assembly = Assembly::new(ordered);
         let (mut shown, mut shadowed) = (Vec::new(), Vec::new());
         for page in pages(entries, page_keys) {
             let is_given =
                 |name: &str| shown.iter().any(|given: &String| given.trim_end_matches('/') == name);
-            let gain = assembly.push(page, Instant::now(), is_given);
+            let gain = push_given(&mut assembly, page, is_given);
             shadowed.extend(gain.shadowed);
             shown.extend(gain.items.into_iter().map(|item| {
                 let slash = if item.version.is_none() { "/" } else { "" };
@@ -398,7 +484,7 @@ mod tests {
 
     #[test]
     fn a_first_page_reaches_the_reader_except_for_what_is_a_prefix_of_its_last_key() {
-        let mut assembly = Assembly::new("p/", true);
+        let mut assembly = Assembly::new(true);
         push(&mut assembly, pages(&in_order(), IN_ORDER_MIN).remove(0));
         let entries = ["a", "b", "b-1", "b-2", "c"].map(str::to_owned);
         let first = pages(&entries, 4).remove(0);
@@ -411,7 +497,7 @@ mod tests {
 
     #[test]
     fn names_that_cannot_be_shown_are_counted_and_shown_as_nothing() {
-        let mut assembly = Assembly::new("p/", true);
+        let mut assembly = Assembly::new(true);
         let entries = [".", "/", "ok", "x\0y"].map(str::to_owned);
         let gain = push(&mut assembly, pages(&entries, 9).remove(0));
         assert_eq!((gain.items.len(), gain.n_hidden), (1, 3));
@@ -420,7 +506,7 @@ mod tests {
 
     #[test]
     fn the_marker_is_no_entry_but_a_key() {
-        let mut assembly = Assembly::new("p/", true);
+        let mut assembly = Assembly::new(true);
         let gain = push(&mut assembly, pages(&[String::new()], 9).remove(0));
         assert!(gain.items.is_empty() && gain.n_hidden == 0 && assembly.has_keys());
     }
@@ -432,11 +518,11 @@ mod tests {
 
     #[test]
     fn what_another_order_may_still_bring_is_not_passed_before_that_order_is_noticed() {
-        let mut assembly = Assembly::new("p/", true);
+        let mut assembly = Assembly::new(true);
         let first = || pages(&["a/", "a-b"].map(str::to_owned), 1).remove(0);
         push(&mut assembly, first());
         assert!(!assembly.has_passed("0"), "one item shows no order at all");
-        let mut assembly = Assembly::new("p/", true);
+        let mut assembly = Assembly::new(true);
         push(&mut assembly, pages(&in_order(), 1 + IN_ORDER_MIN).remove(0));
         assert!(assembly.has_passed("0"), "so many do");
         push(&mut assembly, first());
@@ -507,7 +593,7 @@ mod tests {
             ),
             known in any::<bool>(),
         ) {
-            let mut assembly = Assembly::new("p/", known);
+            let mut assembly = Assembly::new(known);
             let (mut shown, mut expected) = (Vec::<String>::new(), BTreeSet::new());
             let n_pages = pages_of.len();
             for (index, entries) in pages_of.into_iter().enumerate() {
@@ -516,7 +602,7 @@ mod tests {
                 page.continuation = (index + 1 < n_pages).then(|| index.to_string());
                 let given = shown.clone();
                 let gain =
-                    assembly.push(page, Instant::now(), |name| given.iter().any(|it| it == name));
+                    push_given(&mut assembly, page, |name| given.iter().any(|it| it == name));
                 shown.extend(gain.items.into_iter().map(|item| item.name));
             }
             let unique: BTreeSet<_> = shown.iter().cloned().collect();
@@ -530,7 +616,7 @@ mod tests {
             name in "[ab.0é-]{1,4}",
         ) {
             let all = expected(&keys);
-            let mut assembly = Assembly::new("p/", true);
+            let mut assembly = Assembly::new(true);
             let mut shown = Vec::new();
             for page in pages(&rolled(&keys), page_keys) {
                 shown.extend(push(&mut assembly, page).items.into_iter().map(|i| i.name));

@@ -18,8 +18,10 @@ mod directory;
 mod handle;
 mod listing;
 mod name;
+mod ranges;
 mod said;
 mod snapshot;
+mod spread;
 #[cfg(test)]
 mod tests;
 mod weight;
@@ -41,7 +43,7 @@ use self::answer::{Ages, Answer, Source, What};
 use self::directory::{Directory, Opening, Plan};
 use self::name::KEY_BYTES_MAX;
 use self::said::{Said, Topic};
-use self::snapshot::{News, Snapshot};
+use self::snapshot::{News, Order, Snapshot};
 use self::weight::Scales;
 use crate::config::{MetadataTtl, Ttl};
 use crate::error::FsError;
@@ -100,6 +102,8 @@ pub struct Tree {
     refreshes: Flights<DirPath, Result<(), FsError>>,
     /// Cleared for good when the server is found to list in another order than that of keys.
     lists_in_order: AtomicBool,
+    /// Cleared for good when the server is found not to list from any key on.
+    lists_by_ranges: AtomicBool,
     said: Said,
 }
 
@@ -121,6 +125,7 @@ impl Tree {
             names: Flights::new(Err(FsError::Abandoned)),
             refreshes: Flights::new(Err(FsError::Abandoned)),
             lists_in_order: AtomicBool::new(true),
+            lists_by_ranges: AtomicBool::new(true),
             said: Said::new(),
         })
     }
@@ -129,9 +134,13 @@ impl Tree {
     pub fn seed(&self, page: ListPage, sent: Instant) {
         let directory = self.directory(&self.root);
         let listing = directory.begin(|| self.begin(&directory));
-        match listing.push(page, sent) {
+        let Some((id, _)) = listing.ask(false).pop() else { return };
+        match listing.answer(id, page, sent) {
             Ok(news) => self.note(&directory, &listing, &news),
-            Err(err) => debug!("the first page is asked for again: {err}"),
+            Err(err) => {
+                debug!("the first page is asked for again: {err}");
+                listing.fail(id, FsError::Store(err));
+            }
         }
     }
 
@@ -279,9 +288,12 @@ impl Tree {
     }
 
     fn begin(&self, directory: &Directory) -> Snapshot {
-        let ordered = self.lists_in_order.load(Ordering::Relaxed);
+        let order = Order {
+            ordered: self.lists_in_order.load(Ordering::Relaxed),
+            by_ranges: self.lists_by_ranges.load(Ordering::Relaxed),
+        };
         let bytes_max = self.bytes_max.saturating_mul(LISTING_SHARE);
-        Snapshot::new(&directory.path, ordered, &self.scales, bytes_max)
+        Snapshot::new(&directory.path, order, &self.scales, bytes_max)
     }
 
     /// A page has come: what it obsoletes, what the log should hear, and the bound.
@@ -293,6 +305,9 @@ impl Tree {
         }
         if news.n_hidden > 0 && self.said.is_new(Topic::Hidden, path) {
             debug!("{} names in {path:?} cannot be shown", news.n_hidden);
+        }
+        if news.ranges_lost && self.lists_by_ranges.swap(false, Ordering::Relaxed) {
+            info!("the server does not list from any key on: directories are listed page by page");
         }
         if news.order_lost && self.lists_in_order.swap(false, Ordering::Relaxed) {
             info!(

@@ -7,13 +7,15 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::Instant;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::answer::{Answer, Source, What};
 use super::block::Block;
-use super::listing::Assembly;
+use super::listing::{Assembly, Gain, PackedPage, RawPage};
 use super::name::directory_order;
+use super::ranges::{Ask, Disorder, Facts, Place, Ranges};
 use super::weight::{Scales, Weight};
 use crate::error::{FsError, StoreError, StoreErrorKind};
 use crate::flight::Flights;
@@ -24,8 +26,10 @@ use crate::store::{ListPage, ListRequest};
 pub(super) struct Snapshot {
     prefix: DirPath,
     state: Mutex<State>,
-    /// By the number of the page: it is asked for once, however many readers need it.
+    /// By the number of the page: it is waited for once, however many readers need it.
     pub(super) flights: Flights<usize, Result<(), FsError>>,
+    /// Something has come, or has failed to.
+    pub(super) landed: Notify,
 }
 
 struct State {
@@ -33,8 +37,12 @@ struct State {
     blocks: Vec<Arc<Block>>,
     /// One for each page that has come.
     pages: Vec<PageMark>,
-    next: Next,
-    /// Hashes of the tokens that led to a page. A server that gives one again goes round in circles.
+    /// What is asked for, and what has come and waits for pages before it.
+    ranges: Ranges<PackedPage>,
+    is_complete: bool,
+    /// The page that is needed next could not be had.
+    failed: Option<FsError>,
+    /// Hashes of the tokens that led to a page, each with its range. A server that gives one again goes round in circles.
     tokens: HashSet<u64>,
     /// Pages since the last one that brought news.
     n_idle: usize,
@@ -62,10 +70,13 @@ struct PageMark {
     sent: Instant,
 }
 
-enum Next {
-    First,
-    After(String),
-    Done,
+/// How the server lists, as far as that is known.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Order {
+    /// In the order of keys.
+    pub(super) ordered: bool,
+    /// From any name on, so that parts of a listing can be asked for side by side.
+    pub(super) by_ranges: bool,
 }
 
 /// What a page taught beside its entries, for the log.
@@ -75,16 +86,22 @@ pub(super) struct News {
     pub(super) n_hidden: usize,
     /// The server was found to list in another order than that of keys.
     pub(super) order_lost: bool,
+    /// The server was found not to list from any key on.
+    pub(super) ranges_lost: bool,
 }
 
 impl Snapshot {
-    /// A listing that takes more than `bytes_max` fails: it may have no end.
-    pub(super) fn new(prefix: &DirPath, ordered: bool, scales: &Scales, bytes_max: u64) -> Self {
+    /// A listing that takes more than `bytes_max` fails: it may have no end. `order` says whether the
+    /// server lists in the order of keys, and whether by ranges.
+    pub(super) fn new(prefix: &DirPath, order: Order, scales: &Scales, bytes_max: u64) -> Self {
+        let Order { ordered, by_ranges } = order;
         let state = State {
-            assembly: Assembly::new(prefix.as_str(), ordered),
+            assembly: Assembly::new(ordered),
             blocks: Vec::new(),
             pages: Vec::new(),
-            next: Next::First,
+            ranges: Ranges::new(!(ordered && by_ranges), usize::from(ListRequest::PAGE_KEYS)),
+            is_complete: false,
+            failed: None,
             tokens: HashSet::new(),
             n_idle: 0,
             waiting_bytes: 0,
@@ -95,70 +112,93 @@ impl Snapshot {
             prefix: prefix.clone(),
             state: Mutex::new(state),
             flights: Flights::new(Err(FsError::Abandoned)),
+            landed: Notify::new(),
         }
     }
 
-    /// The number of the next page and the request for it; `None` when the listing is complete.
-    pub(super) fn next_request(&self) -> Option<(usize, ListRequest)> {
-        let state = self.state.lock();
-        let continuation = match &state.next {
-            Next::First => None,
-            Next::After(token) => Some(token.clone()),
-            Next::Done => return None,
-        };
-        let request = ListRequest { continuation, ..ListRequest::directory(self.prefix.as_str()) };
-        Some((state.pages.len(), request))
-    }
-
-    /// Takes the next page. Fails, without a further page, when the listing may have no end: with a
-    /// token that was given before, with [`IDLE_PAGES_MAX`] pages in a row that bring nothing new,
-    /// or when it takes too much memory. So a listing that goes on has ever more names.
-    pub(super) fn push(&self, page: ListPage, sent: Instant) -> Result<News, StoreError> {
+    /// The requests that are to be sent now: that for the next page, and, where `may_go_ahead`, those
+    /// that go on behind it. Each is to be answered by [`Snapshot::answer`] or [`Snapshot::fail`].
+    pub(super) fn ask(&self, may_go_ahead: bool) -> Vec<(u64, ListRequest)> {
         let mut state = self.state.lock();
-        let next = match &page.continuation {
-            Some(token) => {
-                state.check_endless(token).map_err(|what| {
-                    let what = format!("the listing of {:?} {what}", self.prefix.as_str());
-                    StoreError::new(StoreErrorKind::Other, what)
-                })?;
-                Next::After(token.clone())
+        let request = |Ask { id, place }| {
+            let mut request = ListRequest::directory(self.prefix.as_str());
+            match place {
+                Place::Beginning => {}
+                Place::Token(token) => request.continuation = Some(token),
+                Place::After(name) => {
+                    request.start_after = Some(format!("{}{name}", self.prefix.as_str()));
+                }
             }
-            None => Next::Done,
+            (id, request)
         };
-        let State { assembly, blocks, pages, tokens, waiting_bytes, weight, .. } = &mut *state;
-        let was_ordered = assembly.is_ordered();
-        // Made only where the end of an unordered listing asks.
-        let given = OnceCell::new();
-        let is_given = |name: &str| {
-            let names = || blocks.iter().flat_map(|block| block.names()).collect::<HashSet<_>>();
-            given.get_or_init(names).contains(name)
+        std::iter::from_fn(|| state.ranges.ask(may_go_ahead)).map(request).collect()
+    }
+
+    /// Takes a page. Fails where the listing may have no end: with a token that was given before, with
+    /// [`IDLE_PAGES_MAX`] pages in a row that bring nothing new, or when it takes too much memory. So
+    /// a listing that goes on has ever more names.
+    pub(super) fn answer(
+        &self,
+        id: u64,
+        page: ListPage,
+        sent: Instant,
+    ) -> Result<News, StoreError> {
+        let mut news = News::default();
+        let token = page.continuation.clone();
+        // A thousand names are taken apart without the lock.
+        let mut page = RawPage::of(self.prefix.as_str(), page, sent);
+        let mut state = self.state.lock();
+        let behind = page.cut(state.ranges.until(id));
+        if let Some(token) = &token {
+            let token = token_hash(id, token);
+            state.check_endless(token).map_err(|what| {
+                let what = format!("the listing of {:?} {what}", self.prefix.as_str());
+                StoreError::new(StoreErrorKind::Other, what)
+            })?;
+            if state.tokens.insert(token) {
+                state.weight.add(TOKEN_BYTES);
+            }
+        }
+        let (first, last) = (page.first.clone(), page.last.clone());
+        let facts = Facts {
+            first: first.as_deref(),
+            last: last.as_deref(),
+            n_names: page.n_names,
+            n_behind: behind.n_names,
+            behind: behind.first.as_deref(),
+            ascending: page.in_order,
+            token: token.as_deref(),
         };
-        let gain = assembly.push(page, sent, is_given);
-        let last: Box<str> = assembly.last().into();
-        weight.add(size_of::<PageMark>() + last.len());
-        pages.push(PageMark { last, sent });
-        for block in Block::pack(&gain.items) {
-            weight.add(block.bytes());
-            blocks.push(Arc::new(block));
+        let packed = page.pack();
+        let bytes = packed.bytes();
+        match state.ranges.answer(id, facts, packed) {
+            Ok(()) => state.weight.add(bytes),
+            Err(disorder) => {
+                news.ranges_lost = disorder == Disorder::Server;
+                state.begin_anew(&mut news);
+            }
         }
-        if matches!(next, Next::Done) {
-            blocks.shrink_to_fit();
-            pages.shrink_to_fit();
+        drop(state);
+        // A page at a time, so that readers come between.
+        while self.state.lock().take_page(&mut news) {}
+        self.landed.notify_waiters();
+        Ok(news)
+    }
+
+    /// A request failed; `err` is for whoever waits for the next page, if that was it.
+    pub(super) fn fail(&self, id: u64, err: FsError) {
+        let mut state = self.state.lock();
+        if state.ranges.is_front(id) {
+            state.failed = Some(err);
         }
-        let order_lost = was_ordered && !assembly.is_ordered();
-        let waiting = assembly.bytes();
-        weight.remove(std::mem::replace(waiting_bytes, waiting));
-        weight.add(waiting);
-        if let Next::After(token) = &next {
-            tokens.insert(xxh3_64(token.as_bytes()));
-            weight.add(TOKEN_BYTES);
-        } else {
-            weight.remove(TOKEN_BYTES * tokens.len());
-            *tokens = HashSet::new();
-        }
-        state.n_idle = if gain.is_news { 0 } else { state.n_idle + 1 };
-        state.next = next;
-        Ok(News { shadowed: gain.shadowed, n_hidden: gain.n_hidden, order_lost })
+        state.ranges.fail(id);
+        drop(state);
+        self.landed.notify_waiters();
+    }
+
+    /// Why the page that is needed next could not be had, told once.
+    pub(super) fn failure(&self) -> Option<FsError> {
+        self.state.lock().failed.take()
     }
 
     /// When the first page was asked for; `None` before it has come.
@@ -166,12 +206,18 @@ impl Snapshot {
         self.state.lock().pages.first().map(|page| page.sent)
     }
 
+    /// The number of the page that is needed next; `None` when the listing is complete.
+    pub(super) fn next_index(&self) -> Option<usize> {
+        let state = self.state.lock();
+        (!state.is_complete).then_some(state.pages.len())
+    }
+
     pub(super) fn n_pages(&self) -> usize {
         self.state.lock().pages.len()
     }
 
     pub(super) fn is_complete(&self) -> bool {
-        matches!(self.state.lock().next, Next::Done)
+        self.state.lock().is_complete
     }
 
     /// Whether it has come in the order of keys so far.
@@ -182,7 +228,7 @@ impl Snapshot {
     /// Whether the bucket has a key in this directory; `None` when it has yet to be seen.
     pub(super) fn has_keys(&self) -> Option<bool> {
         let state = self.state.lock();
-        let done = matches!(state.next, Next::Done);
+        let done = state.is_complete;
         if state.assembly.has_keys() { Some(true) } else { done.then_some(false) }
     }
 
@@ -193,13 +239,13 @@ impl Snapshot {
     /// The blocks after the first `n_taken`, and whether no more will come.
     pub(super) fn blocks_after(&self, n_taken: usize) -> (Vec<Arc<Block>>, bool) {
         let state = self.state.lock();
-        (state.blocks[n_taken..].to_vec(), matches!(state.next, Next::Done))
+        (state.blocks[n_taken..].to_vec(), state.is_complete)
     }
 
     /// What it says of `name`; `None` when it does not reach so far.
     pub(super) fn says(&self, name: &str) -> Option<Answer> {
         let state = self.state.lock();
-        let is_complete = matches!(state.next, Next::Done);
+        let is_complete = state.is_complete;
         let (what, sent) = match state.find(name) {
             Some(found) => found,
             None if is_complete || state.assembly.has_passed(name) => {
@@ -217,10 +263,68 @@ impl Snapshot {
     }
 }
 
+/// Of one range: the pages of two may end at one key, and some servers make their tokens of that.
+fn token_hash(range: u64, token: &str) -> u64 {
+    xxh3_64_with_seed(token.as_bytes(), range)
+}
+
 impl State {
+    /// Takes in the next page, if it is there.
+    fn take_page(&mut self, news: &mut News) -> bool {
+        let Some((page, is_last)) = self.ranges.take() else { return false };
+        let Self { assembly, blocks, pages, tokens, waiting_bytes, weight, .. } = self;
+        weight.remove(page.bytes());
+        let page = page.unpack();
+        let (was_ordered, sent) = (assembly.is_ordered(), page.sent);
+        // Made only where the end of an unordered listing asks.
+        let given = OnceCell::new();
+        let is_given = |name: &str| {
+            let names = || blocks.iter().flat_map(|block| block.names()).collect::<HashSet<_>>();
+            given.get_or_init(names).contains(name)
+        };
+        let gain = assembly.push(page, is_last, is_given);
+        let last: Box<str> = assembly.last().into();
+        weight.add(size_of::<PageMark>() + last.len());
+        pages.push(PageMark { last, sent });
+        for block in Block::pack(&gain.items) {
+            weight.add(block.bytes());
+            blocks.push(Arc::new(block));
+        }
+        let waiting = assembly.bytes();
+        weight.remove(std::mem::replace(waiting_bytes, waiting));
+        weight.add(waiting);
+        if is_last {
+            blocks.shrink_to_fit();
+            pages.shrink_to_fit();
+            weight.remove(TOKEN_BYTES * tokens.len());
+            *tokens = HashSet::new();
+            self.is_complete = true;
+        }
+        if was_ordered && !self.assembly.is_ordered() {
+            news.order_lost = true;
+            self.ranges.go_on_singly();
+        }
+        self.n_idle = if gain.is_news { 0 } else { self.n_idle + 1 };
+        news.shadowed.extend(gain.shadowed);
+        news.n_hidden += gain.n_hidden;
+        true
+    }
+
+    /// Key ranges do not fit together: what has come in order stays, and all comes again.
+    fn begin_anew(&mut self, news: &mut News) {
+        let mut gain = Gain::default();
+        self.assembly.give_up_order(&mut gain);
+        news.shadowed.extend(gain.shadowed);
+        for page in self.ranges.begin_anew() {
+            self.weight.remove(page.bytes());
+        }
+        self.weight.remove(TOKEN_BYTES * self.tokens.len());
+        self.tokens = HashSet::new();
+    }
+
     /// Fails with what is wrong where a page that leads on by `token` must not be followed.
-    fn check_endless(&self, token: &str) -> Result<(), String> {
-        if self.tokens.contains(&xxh3_64(token.as_bytes())) {
+    fn check_endless(&self, token: u64) -> Result<(), String> {
+        if self.tokens.contains(&token) {
             return Err("goes round in circles: the server gave a token again".to_owned());
         }
         if self.n_idle >= IDLE_PAGES_MAX {
@@ -271,17 +375,27 @@ mod tests {
         ListPage { objects, continuation: continuation.map(str::to_owned), ..ListPage::default() }
     }
 
+    const ORDER: Order = Order { ordered: true, by_ranges: true };
+
+    /// Answers the one request that there is.
+    fn push(listing: &Snapshot, page: ListPage, sent: Instant) -> Result<News, StoreError> {
+        let (id, _) = listing.ask(false).remove(0);
+        listing.answer(id, page, sent).inspect_err(|err| {
+            listing.fail(id, FsError::Store(err.clone()));
+        })
+    }
+
     fn snapshot() -> Snapshot {
-        Snapshot::new(&DirPath::new("p/"), true, &Scales::default(), 1 << 20)
+        Snapshot::new(&DirPath::new("p/"), ORDER, &Scales::default(), 1 << 20)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_server_that_goes_round_in_circles_is_an_error() {
         let listing = snapshot();
-        listing.push(page(&["p/a"], Some("t")), Instant::now()).unwrap();
-        assert!(listing.push(page(&["p/a"], Some("t")), Instant::now()).is_err());
+        push(&listing, page(&["p/a"], Some("t")), Instant::now()).unwrap();
+        assert!(push(&listing, page(&["p/a"], Some("t")), Instant::now()).is_err());
         assert!(!listing.is_complete());
-        listing.push(page(&["p/b"], None), Instant::now()).unwrap();
+        push(&listing, page(&["p/b"], None), Instant::now()).unwrap();
         assert_eq!(listing.blocks_after(0).0.iter().map(|block| block.len()).sum::<usize>(), 2);
     }
 
@@ -289,7 +403,7 @@ mod tests {
     fn push_until_it_fails(next: impl Fn(usize) -> ListPage) -> (usize, Snapshot, StoreError) {
         let listing = snapshot();
         for index in 0.. {
-            if let Err(err) = listing.push(next(index), Instant::now()) {
+            if let Err(err) = push(&listing, next(index), Instant::now()) {
                 assert_eq!(listing.n_pages(), index, "it stays as it was");
                 return (index, listing, err);
             }
@@ -328,13 +442,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_million_deleted_keys_between_two_are_passed_over() {
         let listing = snapshot();
-        listing.push(page(&["p/a"], Some("first")), Instant::now()).unwrap();
+        push(&listing, page(&["p/a"], Some("first")), Instant::now()).unwrap();
         for index in 1..IDLE_PAGES_MAX {
-            listing.push(page(&[], Some(&format!("token {index}"))), Instant::now()).unwrap();
+            push(&listing, page(&[], Some(&format!("token {index}"))), Instant::now()).unwrap();
         }
-        listing.push(page(&["p/b"], Some("more")), Instant::now()).unwrap();
-        listing.push(page(&[], Some("and more")), Instant::now()).unwrap();
-        listing.push(page(&["p/c"], None), Instant::now()).unwrap();
+        push(&listing, page(&["p/b"], Some("more")), Instant::now()).unwrap();
+        push(&listing, page(&[], Some("and more")), Instant::now()).unwrap();
+        push(&listing, page(&["p/c"], None), Instant::now()).unwrap();
         assert_eq!(listing.blocks_after(0).0.iter().map(|block| block.len()).sum::<usize>(), 3);
     }
 
@@ -343,8 +457,8 @@ mod tests {
         let listing = snapshot();
         let first = Instant::now();
         let second = first + std::time::Duration::from_secs(1);
-        listing.push(page(&["p/a", "p/b"], Some("t")), first).unwrap();
-        listing.push(page(&["p/b-", "p/c"], None), second).unwrap();
+        push(&listing, page(&["p/a", "p/b"], Some("t")), first).unwrap();
+        push(&listing, page(&["p/b-", "p/c"], None), second).unwrap();
         let sent = |name| listing.says(name).unwrap().sent;
         assert_eq!((sent("a"), sent("b"), sent("aa")), (first, first, first));
         assert_eq!(
@@ -356,9 +470,9 @@ mod tests {
     #[test]
     fn a_dropped_listing_weighs_nothing() {
         let scales = Scales::default();
-        let listing = Snapshot::new(&DirPath::new("p/"), true, &scales, 1 << 20);
+        let listing = Snapshot::new(&DirPath::new("p/"), ORDER, &scales, 1 << 20);
         for (key, token) in [("p/b", Some("1")), ("p/a", Some("2")), ("p/c", None)] {
-            listing.push(page(&[key], token), Instant::now()).unwrap();
+            push(&listing, page(&[key], token), Instant::now()).unwrap();
         }
         assert!(scales.bytes() > 0);
         drop(listing);
