@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use s3mount::StartErrorKind;
-
 use crate::support::mounted::binary;
 
 #[expect(dead_code, reason = "its main is the example's")]
@@ -27,28 +25,6 @@ fn the_options_are_documented() {
         if !default.contains(' ') && !default.is_empty() {
             assert!(documented[option].contains(default), "{option}: {}", documented[option]);
         }
-    }
-}
-
-/// Each kind of failure stands in docs/CONFIGURATION.md with its exit code and its word, and in
-/// `--help`.
-#[test]
-fn the_exit_codes_are_documented() {
-    use StartErrorKind as Kind;
-    let help = help().split_whitespace().collect::<Vec<_>>().join(" ");
-    for kind in [
-        Kind::Other,
-        Kind::Usage,
-        Kind::NoCredentials,
-        Kind::Denied,
-        Kind::NotFound,
-        Kind::Network,
-        Kind::MountPoint,
-        Kind::Fuse,
-    ] {
-        let row = format!("\n| {} | `{}` |", kind.exit_code(), kind.name());
-        assert!(CONFIGURATION.contains(&row), "{row}");
-        assert!(help.contains(&format!(" {} ", kind.exit_code())), "{kind:?}");
     }
 }
 
