@@ -234,11 +234,16 @@ impl AwsStore {
             sent => return sent,
         };
         let mut suspects = may_refuse(&err);
-        suspects.retain(|quirk| self.quirks.is_open(*quirk));
+        // What another request has learnt only now is no less the reason.
+        suspects.retain(|quirk| {
+            self.quirks.is_open(*quirk) || self.quirks.has(*quirk) && !known.has(*quirk)
+        });
         let all_of_them = (suspects.len() > 1).then(|| suspects.clone());
         let each = suspects.into_iter().map(|quirk| vec![quirk]);
         for conceded in each.chain(all_of_them) {
-            let again = send(conceded.iter().fold(known, |known, quirk| known.with(*quirk))).await;
+            let known =
+                conceded.iter().fold(self.quirks.known(), |known, quirk| known.with(*quirk));
+            let again = send(known).await;
             let understood = match &again {
                 Ok(_) => true,
                 Err(err) => !is_refusal(err) && !err.kind().is_transient(),
