@@ -157,10 +157,12 @@ impl<P> Ranges<P> {
         self.ranges.iter().find(|range| range.id == id)?.until.as_deref()
     }
 
-    /// Takes a page, without what lies behind [`Ranges::until`]. One that nobody waits for any more is
-    /// dropped.
-    pub(super) fn answer(&mut self, id: u64, facts: Facts<'_>, page: P) -> Result<(), Disorder> {
-        let Some(at) = self.ranges.iter().position(|range| range.id == id) else { return Ok(()) };
+    /// Takes a page, without what lies behind [`Ranges::until`]. False for one of a range that is no
+    /// more: it is dropped.
+    pub(super) fn answer(&mut self, id: u64, facts: Facts<'_>, page: P) -> Result<bool, Disorder> {
+        let Some(at) = self.ranges.iter().position(|range| range.id == id) else {
+            return Ok(false);
+        };
         let was_split = self.next_id > self.first_id;
         let range = &mut self.ranges[at];
         let begins_late = facts.first.is_none_or(|first| *first > *range.after);
@@ -208,7 +210,7 @@ impl<P> Ranges<P> {
             }
         }
         let seams_fit = self.seam_fits(at) && at.checked_sub(1).is_none_or(|at| self.seam_fits(at));
-        if seams_fit { Ok(()) } else { Err(Disorder::Seam) }
+        if seams_fit { Ok(true) } else { Err(Disorder::Seam) }
     }
 
     /// The request failed: its place is asked for again when it is needed.
@@ -404,7 +406,7 @@ mod tests {
                     ascending: true,
                     token: token.as_deref(),
                 };
-                ranges.answer(ask.id, facts, own.to_vec()).unwrap();
+                assert_eq!(ranges.answer(ask.id, facts, own.to_vec()), Ok(true));
             }
             while let Some((page, is_last)) = ranges.take() {
                 run.taken.extend(page);
@@ -510,6 +512,7 @@ mod tests {
             Err(Disorder::Server)
         );
         assert_eq!(ranges.begin_anew().len(), 4);
+        assert_eq!(ranges.answer(split.id, page("008", "009", None), ()), Ok(false), "too late");
         assert_eq!(ranges.ask(true).map(|ask| ask.place), Some(Place::Beginning));
         assert_eq!(ranges.ask(true), None, "one after another");
     }
@@ -538,7 +541,7 @@ mod tests {
             let before = (front.id, page("008", "009", true, Some("t")));
             let behind = (split.id, page(&first, &last, false, None));
             let (one, other) = if seam_first { (behind, before) } else { (before, behind) };
-            assert_eq!(ranges.answer(one.0, one.1, ()), Ok(()));
+            assert_eq!(ranges.answer(one.0, one.1, ()), Ok(true));
             assert_eq!(ranges.answer(other.0, other.1, ()), Err(Disorder::Seam));
         }
     }

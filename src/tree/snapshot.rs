@@ -172,7 +172,8 @@ impl Snapshot {
         let packed = page.pack();
         let bytes = packed.bytes();
         match state.ranges.answer(id, facts, packed) {
-            Ok(()) => state.weight.add(bytes),
+            Ok(true) => state.weight.add(bytes),
+            Ok(false) => {}
             Err(disorder) => {
                 news.ranges_lost = disorder == Disorder::Server;
                 state.begin_anew(&mut news);
