@@ -15,6 +15,7 @@ mod hostile_reads;
 mod layers;
 mod lifecycle;
 mod listings;
+mod notices;
 mod policies;
 mod programs;
 mod quirks;

@@ -33,6 +33,11 @@ impl<T> Handles<T> {
         self.open.read().get(&handle).map(Arc::clone).ok_or(FsError::BadHandle)
     }
 
+    /// Whether one of them is so.
+    pub(super) fn any(&self, is_so: impl Fn(&T) -> bool) -> bool {
+        self.open.read().values().any(|open| is_so(open))
+    }
+
     pub(super) fn remove(&self, handle: Handle) -> Option<Arc<T>> {
         self.open.write().remove(&handle)
     }

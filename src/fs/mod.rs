@@ -6,6 +6,7 @@ mod attributes;
 mod handles;
 mod inodes;
 mod names;
+mod notices;
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ pub use self::attributes::{Attr, Look};
 pub use self::handles::Handle;
 use self::handles::Handles;
 pub use self::inodes::{Inodes, Node};
+pub use self::notices::{Notice, Notices, Place, Queued};
 use crate::config::FOREVER;
 use crate::data::{Data, File, Opened, ReadBytes};
 use crate::error::{FsError, StoreErrorKind};
@@ -37,6 +39,7 @@ pub struct FileSystem {
     inodes: Arc<Inodes>,
     files: Handles<OpenFile>,
     directories: Handles<OpenDirectory>,
+    notices: Notices,
     root: DirPath,
     look: Look,
 }
@@ -85,11 +88,17 @@ impl FileSystem {
         tree: Arc<Tree>,
         data: Arc<Data>,
         inodes: Arc<Inodes>,
+        notices: Notices,
         root: DirPath,
         look: Look,
     ) -> Arc<Self> {
         let (files, directories) = (Handles::new(), Handles::new());
-        Arc::new(Self { tree, data, inodes, files, directories, root, look })
+        Arc::new(Self { tree, data, inodes, files, directories, notices, root, look })
+    }
+
+    /// Where the kernel is told what it did not ask for.
+    pub fn notices(&self) -> &Notices {
+        &self.notices
     }
 
     /// The table of inodes for a mount of `root`.
@@ -245,6 +254,23 @@ impl FileSystem {
             Ok(Node::Directory { path, .. }) => format!("{}/", path.as_str().trim_end_matches('/')),
             Err(_) => format!("inode {ino}"),
         }
+    }
+
+    /// Inodes that the kernel could let go; none while there is memory for all.
+    pub fn idle_inodes(&self, _n_max: usize) -> Vec<Ino> {
+        Vec::new()
+    }
+
+    /// Where the file `ino` is by its name, unless it is open.
+    pub fn place_of(&self, ino: Ino) -> Option<Place> {
+        let Ok(Node::File(object)) = self.inodes.get(ino) else { return None };
+        if self.files.any(|open| open.file.ino == ino) {
+            return None;
+        }
+        let (dir, name) = object.key.split_at(object.key.rfind('/').map_or(0, |slash| slash + 1));
+        let path = DirPath::new(dir);
+        let parent = self.inodes.number(&Node::Directory { path, listable: true });
+        Some(Place { parent, name: name.into() })
     }
 
     /// Closes a directory.

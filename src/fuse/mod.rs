@@ -5,6 +5,7 @@ mod adapter;
 mod caller;
 mod dispatch;
 mod kernel;
+pub mod notify;
 mod report;
 
 pub use self::adapter::Adapter;

@@ -4,13 +4,13 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use fuser::Filesystem;
 use tokio::runtime::{self, Runtime};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::attach::{Attached, MountGuard, Unmounted, mount as attach};
@@ -21,7 +21,8 @@ use super::start_error::{StartError, StartErrorKind};
 use crate::config::{BucketConfig, Config};
 use crate::data::{Data, DataConfig, Numbering};
 use crate::error::{StoreError, StoreErrorKind};
-use crate::fs::{FileSystem, Look, Node};
+use crate::fs::{FileSystem, Look, Node, Notices, Queued};
+use crate::fuse::notify::{self, Asking};
 use crate::fuse::{self, Adapter};
 use crate::metrics::Metrics;
 use crate::object::DirPath;
@@ -247,7 +248,9 @@ async fn begin(
             ));
         }
     }
-    let filesystem = build_filesystem(config, proven, runtime);
+    let (notices, queue) = Notices::new();
+    let filesystem = build_filesystem(config, proven, notices, runtime);
+    let adapter = Adapter::new(Arc::clone(&filesystem), runtime.clone());
 
     let (device, guard, claim) = match target {
         Target::Directory { path, claim } => {
@@ -256,8 +259,11 @@ async fn begin(
         }
         Target::Descriptor(device) => (device, MountGuard::new(None), None),
     };
-    let mut session = Session::start(filesystem, device, &config.mount)
-        .map_err(|err| StartError::unexpected("cannot start a thread", &err))?;
+    let no_thread = |err: io::Error| StartError::unexpected("cannot start a thread", &err);
+    notify_kernel(&device, queue, &filesystem).map_err(no_thread)?;
+    // The session alone keeps it, and with it the thread that notifies.
+    drop(filesystem);
+    let mut session = Session::start(adapter, device, &config.mount).map_err(no_thread)?;
     answer(&mut session, guard.mount()).await?;
     if let Some(mount) = guard.mount() {
         read_ahead(mount.device());
@@ -301,7 +307,12 @@ fn is_denial(err: &StoreError) -> bool {
 }
 
 /// The one place where the file system is made of its layers.
-fn build_filesystem(config: &Config, proven: Proven, runtime: &runtime::Handle) -> impl Filesystem {
+fn build_filesystem(
+    config: &Config,
+    proven: Proven,
+    notices: Notices,
+    runtime: &runtime::Handle,
+) -> Arc<FileSystem> {
     let Proven { store, metrics, first_page, sent } = proven;
     let root = DirPath::new(&config.bucket.prefix);
     let tree = Tree::new(
@@ -335,7 +346,17 @@ fn build_filesystem(config: &Config, proven: Proven, runtime: &runtime::Handle) 
         file_mode: config.mount.file_mode,
         dir_mode: config.mount.dir_mode,
     };
-    Adapter::new(FileSystem::new(tree, data, inodes, root, look), runtime.clone())
+    FileSystem::new(tree, data, inodes, notices, root, look)
+}
+
+/// Starts the thread that notifies the kernel, by a descriptor of its own.
+fn notify_kernel(
+    device: &OwnedFd,
+    queue: mpsc::Receiver<Queued>,
+    filesystem: &Arc<FileSystem>,
+) -> io::Result<()> {
+    let relief: Weak<FileSystem> = Arc::downgrade(filesystem);
+    notify::start(device.try_clone()?, queue, Arc::new(relief), Asking::ByNumber)
 }
 
 pub(super) fn start_runtime(config: &Config) -> Result<Runtime, StartError> {
