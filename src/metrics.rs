@@ -48,6 +48,9 @@ pub struct Metrics {
     in_flight: AtomicU64,
     first_byte: Average,
     bytes_per_second: Average,
+    asked_back: AtomicU64,
+    names_bytes: AtomicU64,
+    names_overruns: AtomicU64,
 }
 
 /// How fast the way to S3 is, as smoothed from the requests of this mount.
@@ -146,6 +149,35 @@ impl Metrics {
 
     pub fn bytes_received(&self) -> u64 {
         self.bytes_received.load(Ordering::Relaxed)
+    }
+
+    /// The kernel was asked to let go of `n_inodes`.
+    pub fn asked_back(&self, n_inodes: u64) {
+        self.asked_back.fetch_add(n_inodes, Ordering::Relaxed);
+    }
+
+    /// Names and inodes hold `bytes` of the `max` that they may. Counts how often they come to hold more:
+    /// what is in use cannot be dropped.
+    pub fn names_held(&self, bytes: u64, max: u64) {
+        let before = self.names_bytes.swap(bytes, Ordering::Relaxed);
+        if bytes > max && before <= max {
+            self.names_overruns.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Inodes that the kernel was asked to let go of so far, some of them more than once.
+    pub fn n_asked_back(&self) -> u64 {
+        self.asked_back.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of names and inodes now.
+    pub fn names_bytes(&self) -> u64 {
+        self.names_bytes.load(Ordering::Relaxed)
+    }
+
+    /// How often names and inodes came to hold more than half of the budget.
+    pub fn n_names_overruns(&self) -> u64 {
+        self.names_overruns.load(Ordering::Relaxed)
     }
 
     /// Requests on the wire now, a GET until its body is over.

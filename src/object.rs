@@ -19,6 +19,21 @@ impl Ino {
         Self(if hash < 2 { hash + 2 } else { hash })
     }
 
+    /// The number of a version: of the key, which is given in two pieces, the tag with its quotes, or
+    /// nothing where there is none, and the rest.
+    pub fn of_version(key: [&str; 2], etag: &str, size: u64, modified: i64) -> Self {
+        let key_bytes = key[0].len() + key[1].len();
+        // No field may run into the next: lengths stand before what varies.
+        let mut text = Vec::with_capacity(key_bytes + etag.len() + 32);
+        text.extend_from_slice(&(key_bytes as u64).to_le_bytes());
+        text.extend_from_slice(key[0].as_bytes());
+        text.extend_from_slice(key[1].as_bytes());
+        text.extend_from_slice(&size.to_le_bytes());
+        text.extend_from_slice(&modified.to_le_bytes());
+        text.extend_from_slice(etag.as_bytes());
+        Self::from_hash(xxh3_64(&text))
+    }
+
     /// The number of a directory, from its whole prefix, in a hash domain of its own.
     pub fn of_directory(prefix: &str) -> Self {
         const DIRECTORY_DOMAIN: u64 = 0x6469_7265_6374_6f72;
@@ -116,14 +131,7 @@ impl Object {
     pub fn ino(&self) -> Ino {
         let Version { etag, size, modified } = &self.version;
         let etag = etag.as_ref().map_or("", ETag::as_str);
-        // No field may run into the next: lengths stand before what varies.
-        let mut text = Vec::with_capacity(self.key.len() + etag.len() + 32);
-        text.extend_from_slice(&(self.key.len() as u64).to_le_bytes());
-        text.extend_from_slice(self.key.as_bytes());
-        text.extend_from_slice(&size.to_le_bytes());
-        text.extend_from_slice(&modified.to_le_bytes());
-        text.extend_from_slice(etag.as_bytes());
-        Ino::from_hash(xxh3_64(&text))
+        Ino::of_version(["", &self.key], etag, *size, *modified)
     }
 }
 

@@ -1,7 +1,8 @@
 //! The attributes of files and directories: a function of the version and of the mount's options.
 
 use super::inodes::Node;
-use crate::object::Ino;
+use crate::object::{Ino, Version};
+use crate::tree::Found;
 
 /// A moderate block: Python and others size their buffers by it, and a stream of such reads is
 /// merged by the kernel's read-ahead anyway.
@@ -43,20 +44,49 @@ pub struct Look {
     pub dir_mode: u16,
 }
 
-impl Look {
-    /// The attributes of `node`. For one inode number they never change, but for the mode of a
-    /// directory that turns out not to be listable.
-    pub(super) fn attr(&self, ino: Ino, node: &Node) -> Attr {
-        let (is_directory, size, modified, mode) = match node {
-            Node::File(object) => {
-                let version = &object.version;
-                let modified = if version.is_dated() { version.modified } else { UNDATED_MODIFIED };
-                (false, version.size, modified, self.file_mode)
+/// What attributes are made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    File { size: u64, modified: i64 },
+    Directory { listable: bool },
+}
+
+impl Kind {
+    pub(super) fn of(found: &Found) -> Self {
+        match found {
+            Found::Listed(listed) if listed.is_directory() => Self::Directory { listable: true },
+            Found::Listed(listed) => {
+                Self::File { size: listed.size(), modified: listed.modified() }
             }
-            Node::Directory { listable, .. } => {
-                let mode =
-                    if *listable { self.dir_mode } else { self.dir_mode & PASS_THROUGH_MODE };
-                (true, 0, UNDATED_MODIFIED, mode)
+            Found::File(object) => Self::of_version(&object.version),
+            Found::Directory { listable, .. } => Self::Directory { listable: *listable },
+        }
+    }
+
+    pub(super) fn of_node(node: &Node) -> Self {
+        match node {
+            Node::File(object) => Self::of_version(&object.version),
+            Node::Directory { listable, .. } => Self::Directory { listable: *listable },
+        }
+    }
+
+    fn of_version(version: &Version) -> Self {
+        Self::File { size: version.size, modified: version.modified }
+    }
+}
+
+impl Look {
+    /// The attributes of `ino`. For one inode number they never change, but for the mode of a
+    /// directory that turns out not to be listable.
+    pub(super) fn attr(&self, ino: Ino, kind: &Kind) -> Attr {
+        let (is_directory, size, modified, mode) = match *kind {
+            Kind::File { size, modified: Version::UNDATED } => {
+                (false, size, UNDATED_MODIFIED, self.file_mode)
+            }
+            Kind::File { size, modified } => (false, size, modified, self.file_mode),
+            Kind::Directory { listable: true } => (true, 0, UNDATED_MODIFIED, self.dir_mode),
+            Kind::Directory { listable: false } => {
+                (true, 0, UNDATED_MODIFIED, self.dir_mode & PASS_THROUGH_MODE)
             }
         };
         Attr {
@@ -76,35 +106,25 @@ impl Look {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::object::{DirPath, Object, Version};
 
     const LOOK: Look = Look { uid: 7, gid: 8, file_mode: 0o444, dir_mode: 0o555 };
 
     #[test]
     fn a_file_shows_its_size_and_date_and_whole_blocks() {
-        let version = Version { etag: None, size: 1025, modified: 99 };
-        let node = Node::File(Arc::new(Object { key: "k".into(), version }));
-        let attr = LOOK.attr(Ino(5), &node);
+        let attr = LOOK.attr(Ino(5), &Kind::File { size: 1025, modified: 99 });
         assert_eq!((attr.size, attr.blocks, attr.modified, attr.mode), (1025, 3, 99, 0o444));
     }
 
     #[test]
     fn a_file_without_a_date_has_that_of_directories() {
-        let version = Version { etag: None, size: 1, modified: Version::UNDATED };
-        let node = Node::File(Arc::new(Object { key: "k".into(), version }));
-        assert_eq!(LOOK.attr(Ino(5), &node).modified, UNDATED_MODIFIED);
+        let kind = Kind::File { size: 1, modified: Version::UNDATED };
+        assert_eq!(LOOK.attr(Ino(5), &kind).modified, UNDATED_MODIFIED);
     }
 
     #[test]
     fn a_directory_that_may_not_be_listed_can_only_be_passed_through() {
-        let path = DirPath::new("d/");
-        let attr = |listable| {
-            let node = Node::Directory { path: path.clone(), listable };
-            LOOK.attr(Ino(5), &node)
-        };
+        let attr = |listable| LOOK.attr(Ino(5), &Kind::Directory { listable });
         assert_eq!(attr(true).mode, 0o555);
         assert_eq!(attr(false).mode, 0o111);
         assert_eq!((attr(true).modified, attr(true).nlink), (UNDATED_MODIFIED, 1));

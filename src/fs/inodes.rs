@@ -1,14 +1,20 @@
 //! The inodes that the kernel remembers, and what they mean.
 //! Invariant: a number that the kernel remembers means one object version or one directory until
 //! it forgets it.
+//!
+//! They may be millions, so one is no more than a place in a block of a listing, which the tree has
+//! anyway, and which lives as long as one of its inodes. Only what a single answer told is kept whole.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::error::FsError;
 use crate::object::{DirPath, Ino, Object};
+use crate::tree::{Block, Found, Listed};
 
 /// What an inode is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,70 +27,115 @@ pub enum Node {
     },
 }
 
-impl Node {
-    /// Whether both mean the same to a program that holds the number. A directory stays itself when
-    /// its permission changes.
-    fn is(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::File(a), Self::File(b)) => a == b,
-            (Self::Directory { path: a, .. }, Self::Directory { path: b, .. }) => a == b,
-            _ => false,
-        }
-    }
+/// Bytes of an inode that is kept whole, beside its place in the table: by the resident set of 200,000
+/// of them with keys of 40 bytes and usual tags (glibc, x86-64).
+const WHOLE_BYTES: i64 = 250;
 
-    fn first_number(&self) -> Ino {
-        match self {
-            Self::File(object) => object.ino(),
-            Self::Directory { path, .. } => Ino::of_directory(path.as_str()),
-        }
-    }
-}
+/// A place in the table, used or free: number, [`Kept`], and the table's own byte.
+const SLOT_BYTES: usize = size_of::<(Ino, Kept)>() + 1;
 
-/// A remembered inode costs about this much: table entry, version, key.
-pub(super) const INODE_BYTES: u64 = 200;
+/// Each a table of its own, so that growing one is no peak in memory.
+const SHARDS: usize = 64;
 
 /// All of them.
 pub struct Inodes {
     root: DirPath,
-    table: Mutex<HashMap<Ino, Remembered>>,
+    shards: [Mutex<Shard>; SHARDS],
+    n_inodes: AtomicI64,
+    bytes: AtomicI64,
 }
 
-struct Remembered {
+type Shard = HashMap<Ino, Kept, BuildHasherDefault<AsItIs>>;
+
+/// A number is a hash already.
+#[derive(Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("a number is an u64")
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+}
+
+/// One inode. `nlookup` is how often its number was given to the kernel and not yet taken back: raised
+/// before the reply is written, so a forget can never come too early.
+enum Kept {
+    Listed { block: Arc<Block>, index: u16, nlookup: u32 },
+    Whole(Box<Whole>),
+}
+
+struct Whole {
     node: Node,
-    /// How often its number was given to the kernel and not yet taken back. Raised before the
-    /// reply is written, so a forget can never come too early.
     nlookup: u64,
+    /// When it was used last.
+    used: u32,
 }
 
 impl Inodes {
     pub(super) fn new(root: DirPath) -> Self {
-        let node = Node::Directory { path: root.clone(), listable: true };
+        let shards = std::array::from_fn(|_| Mutex::default());
+        let inodes = Self { root, shards, n_inodes: AtomicI64::new(0), bytes: AtomicI64::new(0) };
         // The kernel never forgets the root before the unmount.
-        let table = HashMap::from([(Ino::ROOT, Remembered { node, nlookup: 1 })]);
-        Self { root, table: Mutex::new(table) }
+        inodes.remember(&Found::Directory { path: inodes.root.clone(), listable: true }, 0);
+        inodes
     }
 
     /// What the number means. Fails with `Stale` for one that was never given out or is forgotten.
     pub(super) fn get(&self, ino: Ino) -> Result<Node, FsError> {
-        let table = self.table.lock();
-        table.get(&ino).map(|found| found.node.clone()).ok_or(FsError::Stale)
+        let shard = self.shard(ino).lock();
+        shard.get(&ino).and_then(Kept::node).ok_or(FsError::Stale)
     }
 
-    /// The number of `node`, for a reply that does not count as a lookup.
-    pub fn number(&self, node: &Node) -> Ino {
-        self.number_in(&self.table.lock(), node)
+    /// Notes that `ino` is used at `tick`.
+    pub(super) fn touch(&self, ino: Ino, tick: u32) {
+        match self.shard(ino).lock().get_mut(&ino) {
+            Some(Kept::Listed { block, index, .. }) => Listed::from_parts(block, *index).touch(),
+            Some(Kept::Whole(whole)) => whole.used = tick,
+            None => {}
+        }
     }
 
-    /// The number of `node`, counted as given to the kernel once more.
-    pub(super) fn remember(&self, node: &Node) -> Ino {
-        let mut table = self.table.lock();
-        let ino = self.number_in(&table, node);
-        let found =
-            table.entry(ino).or_insert_with(|| Remembered { node: node.clone(), nlookup: 0 });
-        found.nlookup += 1;
-        // The permission to list may be known better by now.
-        found.node = node.clone();
+    /// The number of `found`, for a reply that does not count as a lookup.
+    pub fn number(&self, found: &Found) -> Ino {
+        let mut ino = self.first_number(found);
+        while self.shard(ino).lock().get(&ino).is_some_and(|kept| !self.is(ino, kept, found)) {
+            ino = ino.moved();
+        }
         ino
+    }
+
+    /// The number of `found`, counted as given to the kernel once more, and used at `tick`.
+    pub(super) fn remember(&self, found: &Found, tick: u32) -> Ino {
+        let mut ino = self.first_number(found);
+        loop {
+            let mut shard = self.shard(ino).lock();
+            match shard.get_mut(&ino) {
+                // Two of one hash: the second moves to the next free number.
+                Some(kept) if !self.is(ino, kept, found) => {}
+                Some(kept) => {
+                    let before = kept.add(found, tick, &self.bytes);
+                    drop(shard);
+                    drop(before);
+                    return ino;
+                }
+                None => {
+                    let capacity = shard.capacity();
+                    shard.insert(ino, Kept::new(found, 1, tick, &self.bytes));
+                    self.count(1, capacity, shard.capacity());
+                    return ino;
+                }
+            }
+            drop(shard);
+            ino = ino.moved();
+        }
     }
 
     /// The kernel gives back `nlookup` of the times it was told the number.
@@ -92,30 +143,202 @@ impl Inodes {
         if ino == Ino::ROOT {
             return;
         }
-        let gone = {
-            let mut table = self.table.lock();
-            let Some(found) = table.get_mut(&ino) else { return };
-            found.nlookup = found.nlookup.saturating_sub(nlookup);
-            if found.nlookup == 0 { table.remove(&ino) } else { None }
-        };
+        let mut shard = self.shard(ino).lock();
+        let Some(kept) = shard.get_mut(&ino) else { return };
+        if !kept.give_back(nlookup) {
+            return;
+        }
+        let gone = shard.remove(&ino);
+        let capacity = shard.capacity();
+        if shard.len() * 8 < capacity {
+            let len = shard.len();
+            shard.shrink_to(len * 2);
+        }
+        self.count(-1, capacity, shard.capacity());
+        drop(shard);
+        if let Some(Kept::Whole(_)) = &gone {
+            self.bytes.fetch_sub(WHOLE_BYTES, Ordering::Relaxed);
+        }
+        // Thousands of names may go with it: not under the lock.
         drop(gone);
     }
 
     /// How many the kernel remembers, the root included.
     pub(super) fn len(&self) -> usize {
-        self.table.lock().len()
+        usize::try_from(self.n_inodes.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
-    /// Two nodes of one hash: the second moves to the next free number.
-    fn number_in(&self, table: &HashMap<Ino, Remembered>, node: &Node) -> Ino {
-        if matches!(node, Node::Directory { path, .. } if *path == self.root) {
-            return Ino::ROOT;
+    /// What they take, beside the listings that they refer to.
+    pub(super) fn bytes(&self) -> u64 {
+        u64::try_from(self.bytes.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    /// A time such that at least `n_wanted` were used last then or before; where there are not so many,
+    /// that of all.
+    pub(super) fn used_before(&self, n_wanted: usize) -> u32 {
+        let mut ages: HashMap<u32, usize> = HashMap::new();
+        for shard in &self.shards {
+            for kept in shard.lock().values() {
+                *ages.entry(kept.used()).or_default() += 1;
+            }
         }
-        let mut ino = node.first_number();
-        while table.get(&ino).is_some_and(|found| !found.node.is(node)) {
-            ino = ino.moved();
+        let mut ages: Vec<(u32, usize)> = ages.into_iter().collect();
+        ages.sort_unstable();
+        let mut n_older = 0;
+        let enough = ages.into_iter().find(|(_, n_inodes)| {
+            n_older += n_inodes;
+            n_older >= n_wanted
+        });
+        enough.map_or(u32::MAX, |(used, _)| used)
+    }
+
+    /// Those that were used last at `used` or before, of one part of the table; `None` when there are
+    /// no more parts.
+    pub(super) fn idle_in(&self, part: usize, used: u32) -> Option<Vec<Ino>> {
+        let shard = self.shards.get(part)?.lock();
+        let idle = shard.iter().filter(|(ino, kept)| **ino != Ino::ROOT && kept.used() <= used);
+        Some(idle.map(|(ino, _)| *ino).collect())
+    }
+
+    fn shard(&self, ino: Ino) -> &Mutex<Shard> {
+        // Neither the bits that choose the slot nor those that the table tags it with.
+        &self.shards[(ino.0 >> 32) as usize % SHARDS]
+    }
+
+    fn first_number(&self, found: &Found) -> Ino {
+        match found {
+            Found::Directory { path, .. } if *path == self.root => Ino::ROOT,
+            Found::Directory { path, .. } => Ino::of_directory(path.as_str()),
+            Found::File(object) => object.ino(),
+            Found::Listed(listed) => listed.first_number(),
         }
-        ino
+    }
+
+    /// Whether both mean the same to a program that holds the number. A directory stays itself when
+    /// its permission changes.
+    fn is(&self, ino: Ino, kept: &Kept, found: &Found) -> bool {
+        match (kept, found) {
+            (Kept::Listed { block, index, .. }, found) => {
+                let kept = Listed::from_parts(block, *index);
+                match found {
+                    Found::Listed(listed) => kept == *listed,
+                    Found::File(object) => kept == **object,
+                    Found::Directory { path, .. } => kept == *path,
+                }
+            }
+            (Kept::Whole(whole), found) => match (&whole.node, found) {
+                (Node::File(a), Found::File(b)) => a == b,
+                (Node::File(a), Found::Listed(b)) => *b == **a,
+                (Node::Directory { path: a, .. }, Found::Directory { path: b, .. }) => a == b,
+                (Node::Directory { path: a, .. }, Found::Listed(b)) => *b == *a && ino != Ino::ROOT,
+                _ => false,
+            },
+        }
+    }
+
+    fn count(&self, n_inodes: i64, capacity_before: usize, capacity: usize) {
+        self.n_inodes.fetch_add(n_inodes, Ordering::Relaxed);
+        let (before, now) = (table_bytes(capacity_before), table_bytes(capacity));
+        self.bytes.fetch_add(now - before, Ordering::Relaxed);
+    }
+}
+
+/// A table is full at seven eighths of a power of two.
+fn table_bytes(capacity: usize) -> i64 {
+    let n_slots = if capacity == 0 { 0 } else { (capacity * 8 / 7).next_power_of_two() };
+    i64::try_from(n_slots * SLOT_BYTES).unwrap_or(i64::MAX)
+}
+
+impl Kept {
+    fn new(found: &Found, nlookup: u64, tick: u32, bytes: &AtomicI64) -> Self {
+        let node = match found {
+            Found::Listed(listed) => match u32::try_from(nlookup) {
+                Ok(nlookup) => {
+                    listed.touch();
+                    let (block, index) = listed.clone().into_parts();
+                    return Self::Listed { block, index, nlookup };
+                }
+                Err(_) => node(found.clone()),
+            },
+            found => node(found.clone()),
+        };
+        bytes.fetch_add(WHOLE_BYTES, Ordering::Relaxed);
+        Self::Whole(Box::new(Whole { node, nlookup, used: tick }))
+    }
+
+    /// Counts one more lookup, and takes `found` for what it means: a listing may be newer, the
+    /// permission to list better known. Gives what it was, to be dropped without a lock.
+    fn add(&mut self, found: &Found, tick: u32, bytes: &AtomicI64) -> Option<Self> {
+        let is_listed = matches!(self, Self::Listed { .. });
+        let is_better = match found {
+            Found::Listed(_) | Found::Directory { listable: false, .. } => true,
+            Found::File(_) | Found::Directory { listable: true, .. } => !is_listed,
+        };
+        let nlookup = self.nlookup() + 1;
+        if !is_better
+            && let Self::Listed { block, nlookup: kept, index } = self
+            && let Ok(nlookup) = u32::try_from(nlookup)
+        {
+            *kept = nlookup;
+            Listed::from_parts(block, *index).touch();
+            return None;
+        }
+        if !is_listed {
+            bytes.fetch_sub(WHOLE_BYTES, Ordering::Relaxed);
+        }
+        Some(std::mem::replace(self, Self::new(found, nlookup, tick, bytes)))
+    }
+
+    /// Whether nothing is left.
+    fn give_back(&mut self, given: u64) -> bool {
+        match self {
+            Self::Listed { nlookup, .. } => {
+                *nlookup = nlookup.saturating_sub(u32::try_from(given).unwrap_or(u32::MAX));
+                *nlookup == 0
+            }
+            Self::Whole(whole) => {
+                whole.nlookup = whole.nlookup.saturating_sub(given);
+                whole.nlookup == 0
+            }
+        }
+    }
+
+    fn nlookup(&self) -> u64 {
+        match self {
+            Self::Listed { nlookup, .. } => (*nlookup).into(),
+            Self::Whole(whole) => whole.nlookup,
+        }
+    }
+
+    fn used(&self) -> u32 {
+        match self {
+            Self::Listed { block, .. } => block.used(),
+            Self::Whole(whole) => whole.used,
+        }
+    }
+
+    fn node(&self) -> Option<Node> {
+        match self {
+            Self::Listed { block, index, .. } => {
+                Some(node(Found::Listed(Listed::from_parts(block, *index))))
+            }
+            Self::Whole(whole) => Some(whole.node.clone()),
+        }
+    }
+}
+
+/// What `found` is by itself.
+pub(super) fn node(found: Found) -> Node {
+    match found {
+        Found::File(object) => Node::File(object),
+        Found::Directory { path, listable } => Node::Directory { path, listable },
+        Found::Listed(listed) => match listed.object() {
+            Some(object) => Node::File(Arc::new(object)),
+            None => {
+                let path = listed.dir().child(listed.name());
+                Node::Directory { path, listable: true }
+            }
+        },
     }
 }
 
@@ -124,16 +347,16 @@ mod tests {
     use super::*;
     use crate::object::Version;
 
-    fn file(key: &str) -> Node {
+    fn file(key: &str) -> Found {
         let version = Version { etag: None, size: 1, modified: 1 };
-        Node::File(Arc::new(Object { key: key.into(), version }))
+        Found::File(Arc::new(Object { key: key.into(), version }))
     }
 
     #[test]
     fn a_number_is_forgotten_when_all_its_lookups_are_given_back() {
         let inodes = Inodes::new(DirPath::new(""));
-        let ino = inodes.remember(&file("a"));
-        assert_eq!(inodes.remember(&file("a")), ino);
+        let ino = inodes.remember(&file("a"), 0);
+        assert_eq!(inodes.remember(&file("a"), 0), ino);
         inodes.forget(ino, 1);
         assert!(inodes.get(ino).is_ok());
         inodes.forget(ino, 1);
@@ -145,12 +368,12 @@ mod tests {
     #[test]
     fn a_collision_moves_to_the_next_number() {
         let inodes = Inodes::new(DirPath::new(""));
-        let taken = file("a").first_number();
-        let other = Remembered { node: file("other"), nlookup: 1 };
-        inodes.table.lock().insert(taken, other);
-        let moved = inodes.remember(&file("a"));
+        let taken = inodes.first_number(&file("a"));
+        let other = Kept::new(&file("other"), 1, 0, &inodes.bytes);
+        inodes.shard(taken).lock().insert(taken, other);
+        let moved = inodes.remember(&file("a"), 0);
         assert_eq!(moved, taken.moved());
-        assert_eq!(inodes.get(moved).unwrap(), file("a"));
+        assert_eq!(inodes.get(moved).unwrap(), node(file("a")));
         assert_eq!(inodes.number(&file("a")), moved);
     }
 
@@ -158,7 +381,30 @@ mod tests {
     fn the_mounts_own_prefix_is_the_root() {
         let inodes = Inodes::new(DirPath::new("some/prefix/"));
         let path = DirPath::new("some/prefix/");
-        let node = Node::Directory { path, listable: true };
-        assert_eq!(inodes.number(&node), Ino::ROOT);
+        assert_eq!(inodes.number(&Found::Directory { path, listable: true }), Ino::ROOT);
+    }
+
+    #[test]
+    fn an_inode_of_a_listing_is_a_few_words() {
+        assert_eq!(size_of::<Kept>(), 16);
+        assert_eq!(SLOT_BYTES, 25);
+    }
+
+    #[test]
+    fn what_all_weigh_goes_when_they_go() {
+        let inodes = Inodes::new(DirPath::new(""));
+        let numbers: Vec<Ino> =
+            (0..10_000).map(|index| inodes.remember(&file(&index.to_string()), index)).collect();
+        assert_eq!(inodes.len(), 10_001);
+        assert!(inodes.bytes() > 2_000_000);
+        assert_eq!(inodes.used_before(1001), 999, "the root is one, too");
+        let idle: usize =
+            (0..).map_while(|part| inodes.idle_in(part, 999)).map(|it| it.len()).sum();
+        assert_eq!(idle, 1000);
+        for ino in numbers {
+            inodes.forget(ino, 1);
+        }
+        assert_eq!(inodes.len(), 1);
+        assert!(inodes.bytes() < 20_000, "{}", inodes.bytes());
     }
 }

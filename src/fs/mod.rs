@@ -7,6 +7,7 @@ mod handles;
 mod inodes;
 mod names;
 mod notices;
+mod pressure;
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -14,16 +15,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use self::attributes::Kind;
 pub use self::attributes::{Attr, Look};
 pub use self::handles::Handle;
 use self::handles::Handles;
 pub use self::inodes::{Inodes, Node};
 pub use self::notices::{Notice, Notices, Place, Queued};
+use self::pressure::Pressure;
 use crate::config::FOREVER;
 use crate::data::{Data, File, Opened, ReadBytes};
 use crate::error::{FsError, StoreErrorKind};
+use crate::metrics::Metrics;
 use crate::object::{DirPath, Ino};
-use crate::tree::{DirHandle, Found, Tree};
+use crate::tree::{self, DirHandle, Found, Tree};
 
 /// How many entries one step of a directory read takes from the tree: a reply buffer of 4 KiB to
 /// 128 KiB holds some dozens to some hundreds.
@@ -40,6 +44,8 @@ pub struct FileSystem {
     files: Handles<OpenFile>,
     directories: Handles<OpenDirectory>,
     notices: Notices,
+    pressure: Pressure,
+    metrics: Arc<Metrics>,
     root: DirPath,
     look: Look,
 }
@@ -72,7 +78,7 @@ pub struct DirectoryEntry {
     /// The offset of the entry after this one.
     pub next: u64,
     pub valid_for: Duration,
-    pub node: Node,
+    pub found: Found,
 }
 
 /// What `statfs` shows.
@@ -89,11 +95,24 @@ impl FileSystem {
         data: Arc<Data>,
         inodes: Arc<Inodes>,
         notices: Notices,
+        metrics: Arc<Metrics>,
         root: DirPath,
         look: Look,
     ) -> Arc<Self> {
         let (files, directories) = (Handles::new(), Handles::new());
-        Arc::new(Self { tree, data, inodes, files, directories, notices, root, look })
+        let pressure = Pressure::default();
+        Arc::new(Self {
+            tree,
+            data,
+            inodes,
+            files,
+            directories,
+            notices,
+            pressure,
+            metrics,
+            root,
+            look,
+        })
     }
 
     /// Where the kernel is told what it did not ask for.
@@ -114,11 +133,7 @@ impl FileSystem {
         let name = names::parse(name)?;
         let answer = self.tree.lookup(&path, name).await?;
         self.account();
-        let attr = answer.found.map(|found| {
-            let node = node(found);
-            let ino = self.inodes.remember(&node);
-            self.look.attr(ino, &node)
-        });
+        let attr = answer.found.map(|found| self.remember(&found));
         Ok(Entry { attr, valid_for: answer.valid_for })
     }
 
@@ -131,7 +146,7 @@ impl FileSystem {
     /// inode. For a directory, too, which has nothing that could change.
     pub fn attributes(&self, ino: Ino) -> Result<(Attr, Duration), FsError> {
         let node = self.inodes.get(ino)?;
-        Ok((self.look.attr(ino, &node), FOREVER))
+        Ok((self.look.attr(ino, &Kind::of_node(&node)), FOREVER))
     }
 
     /// Opens a file. Fails with `Stale` when the bucket has another version by now; the kernel
@@ -144,6 +159,7 @@ impl FileSystem {
         if flags & libc::O_ACCMODE != libc::O_RDONLY {
             return Err(FsError::ReadOnly);
         }
+        self.inodes.touch(ino, self.tree.tick());
         let file = self.data.file(ino, &object);
         let sent = Instant::now();
         match self.data.open(&file).await {
@@ -215,36 +231,32 @@ impl FileSystem {
             [(0, ".", open.path.clone()), (1, "..", self.parent(&open.path))]
         {
             if offset <= position {
-                let node = Node::Directory { path, listable: true };
+                let found = Found::Directory { path, listable: true };
                 let next = position + 1;
                 let valid_for = Duration::ZERO;
-                entries.push(DirectoryEntry { name: name.into(), next, valid_for, node });
+                entries.push(DirectoryEntry { name: name.into(), next, valid_for, found });
             }
         }
         let position = offset.saturating_sub(DOT_ENTRIES);
         let found = open.entries.read(position, ENTRIES_PER_STEP).await?;
         self.account();
-        entries.extend(found.into_iter().zip(position + DOT_ENTRIES + 1..).map(|(entry, next)| {
-            DirectoryEntry {
-                name: entry.name,
-                next,
-                valid_for: entry.valid_for,
-                node: node(entry.found),
-            }
+        entries.extend(found.into_iter().map(|entry| {
+            let tree::Entry { name, found, next, valid_for } = entry;
+            DirectoryEntry { name, next: next + DOT_ENTRIES, valid_for, found }
         }));
         Ok(entries)
     }
 
     /// The attributes of an entry, for readdirplus, counted as one lookup: before the reply is
     /// written. One that did not fit is given back by [`FileSystem::forget`].
-    pub fn remember(&self, node: &Node) -> Attr {
-        let ino = self.inodes.remember(node);
-        self.look.attr(ino, node)
+    pub fn remember(&self, found: &Found) -> Attr {
+        let ino = self.inodes.remember(found, self.tree.tick());
+        self.look.attr(ino, &Kind::of(found))
     }
 
     /// The attributes of an entry for readdir, and of `.` and `..`, which the kernel does not count.
-    pub fn look_at(&self, node: &Node) -> Attr {
-        self.look.attr(self.inodes.number(node), node)
+    pub fn look_at(&self, found: &Found) -> Attr {
+        self.look.attr(self.inodes.number(found), &Kind::of(found))
     }
 
     /// The key of `ino`, or the prefix of a directory, for the log.
@@ -256,9 +268,18 @@ impl FileSystem {
         }
     }
 
-    /// Inodes that the kernel could let go; none while there is memory for all.
-    pub fn idle_inodes(&self, _n_max: usize) -> Vec<Ino> {
-        Vec::new()
+    /// The next inodes that the kernel is asked to let go, at most `n_max`: those used longest ago, while
+    /// there is too little memory for all. None when that is over.
+    pub fn idle_inodes(&self, n_max: usize) -> Vec<Ino> {
+        let max = self.tree.bytes_max();
+        let mut excess = 0;
+        if let Some(low) = self.pressure.begin(max) {
+            self.tree.let_go(low);
+            excess = self.held().saturating_sub(low);
+        }
+        let idle = self.pressure.next(&self.inodes, excess, n_max);
+        self.metrics.asked_back(idle.len() as u64);
+        idle
     }
 
     /// Where the file `ino` is by its name, unless it is open.
@@ -269,7 +290,7 @@ impl FileSystem {
         }
         let (dir, name) = object.key.split_at(object.key.rfind('/').map_or(0, |slash| slash + 1));
         let path = DirPath::new(dir);
-        let parent = self.inodes.number(&Node::Directory { path, listable: true });
+        let parent = self.inodes.number(&Found::Directory { path, listable: true });
         Some(Place { parent, name: name.into() })
     }
 
@@ -291,16 +312,20 @@ impl FileSystem {
         if *path == self.root { path.clone() } else { path.parent() }
     }
 
-    /// States what names and inodes hold; they count in the byte budget.
-    fn account(&self) {
-        let inodes = self.inodes.len() as u64 * inodes::INODE_BYTES;
-        self.data.set_metadata_bytes(self.tree.bytes() + inodes);
+    /// Bytes of names and inodes.
+    fn held(&self) -> u64 {
+        self.tree.bytes() + self.inodes.bytes()
     }
-}
 
-fn node(found: Found) -> Node {
-    match found {
-        Found::File(object) => Node::File(object),
-        Found::Directory { path, listable } => Node::Directory { path, listable },
+    /// States what names and inodes hold; they count in the byte budget. When it is much, the kernel
+    /// is asked to let go of some.
+    fn account(&self) {
+        let (held, max) = (self.held(), self.tree.bytes_max());
+        self.tree.set_beside(self.inodes.bytes());
+        self.data.set_metadata_bytes(held);
+        self.metrics.names_held(held, max);
+        if self.pressure.rises(held, max) && !self.notices.try_relieve() {
+            self.pressure.put_off();
+        }
     }
 }

@@ -165,7 +165,7 @@ impl Filesystem for Adapter {
         dispatch(&self.runtime, self.patience(req), request, move |answer| match answer {
             Ok(entries) => {
                 for entry in entries {
-                    let attr = fs.look_at(&entry.node);
+                    let attr = fs.look_at(&entry.found);
                     let ino = INodeNo(attr.ino.0);
                     if reply.add(ino, entry.next, file_type(&attr), &*entry.name) {
                         break;
@@ -249,7 +249,7 @@ impl Filesystem for Adapter {
 /// `fuse_direntplus_link`).
 fn add_plus(fs: &FileSystem, reply: &mut ReplyDirectoryPlus, entry: &DirectoryEntry) -> bool {
     let counted = !matches!(&*entry.name, "." | "..");
-    let attr = if counted { fs.remember(&entry.node) } else { fs.look_at(&entry.node) };
+    let attr = if counted { fs.remember(&entry.found) } else { fs.look_at(&entry.found) };
     let full = reply.add(
         INodeNo(attr.ino.0),
         entry.next,

@@ -21,7 +21,7 @@ use super::start_error::{StartError, StartErrorKind};
 use crate::config::{BucketConfig, Config};
 use crate::data::{Data, DataConfig, Numbering};
 use crate::error::{StoreError, StoreErrorKind};
-use crate::fs::{FileSystem, Look, Node, Notices, Queued};
+use crate::fs::{FileSystem, Look, Notices, Queued};
 use crate::fuse::notify::{self, Asking};
 use crate::fuse::{self, Adapter};
 use crate::metrics::Metrics;
@@ -29,7 +29,7 @@ use crate::object::DirPath;
 use crate::store::credentials::{readable_by_others, readable_warning};
 use crate::store::limit::LimitConfig;
 use crate::store::{ListPage, ListRequest, ObjectStore, stack};
-use crate::tree::{Tree, TreeConfig};
+use crate::tree::{Found, Tree, TreeConfig};
 
 /// The kernel asks a new mount for its root, which is known from the proof of the bucket: what
 /// takes longer than this is stuck.
@@ -331,12 +331,12 @@ fn build_filesystem(
     let inodes = FileSystem::inodes(&root);
     let numbering: Numbering = {
         let inodes = Arc::clone(&inodes);
-        Arc::new(move |object| inodes.number(&Node::File(Arc::new(object.clone()))))
+        Arc::new(move |object| inodes.number(&Found::File(Arc::new(object.clone()))))
     };
     let data = Data::new(
         store,
         runtime.clone(),
-        metrics,
+        Arc::clone(&metrics),
         numbering,
         DataConfig { memory_max_bytes: config.memory_max_bytes, open_ttl: config.open_ttl },
     );
@@ -346,7 +346,7 @@ fn build_filesystem(
         file_mode: config.mount.file_mode,
         dir_mode: config.mount.dir_mode,
     };
-    FileSystem::new(tree, data, inodes, notices, root, look)
+    FileSystem::new(tree, data, inodes, notices, metrics, root, look)
 }
 
 /// Starts the thread that notifies the kernel, by a descriptor of its own.

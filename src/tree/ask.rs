@@ -10,7 +10,7 @@ use tracing::debug;
 use super::answer::{Answer, Source, What};
 use super::directory::{Directory, Opening, Plan, REFRESH_PAGES_MAX};
 use super::listing::shows_order;
-use super::snapshot::Snapshot;
+use super::snapshot::{IDLE_PAGES_MAX, Need, Snapshot};
 use super::{Tree, is_outage};
 use crate::error::{FsError, StoreError, StoreErrorKind};
 use crate::flight::Wait;
@@ -125,7 +125,7 @@ impl Tree {
         let index = listing.next_index()?;
         let (tree, about, pages) = (Arc::clone(self), Arc::clone(directory), Arc::clone(listing));
         let work = async move { tree.bring_page(&about, &pages, index).await };
-        Some(listing.flights.join(&self.runtime, &index, work))
+        Some(listing.flights.join(&self.runtime, &Need::Page(index), work))
     }
 
     /// Waits until the page `index` is there, and keeps requests on their way meanwhile: for it, and
@@ -157,6 +157,36 @@ impl Tree {
             }
             landed.await;
         }
+    }
+
+    /// Lists the page again whose block at `slot` was put away.
+    pub(super) async fn bring_back(
+        self: &Arc<Self>,
+        listing: &Arc<Snapshot>,
+        slot: usize,
+    ) -> Result<(), FsError> {
+        let (tree, about) = (Arc::clone(self), Arc::clone(listing));
+        let work = async move {
+            let Some((mut request, mut again)) = about.again(slot) else { return Ok(()) };
+            if !tree.lists_by_ranges.load(Ordering::Relaxed) {
+                request.start_after = None;
+            }
+            for _ in 0..IDLE_PAGES_MAX {
+                let sent = Instant::now();
+                let page = tree.store.list(request.clone()).await?;
+                let next = page.continuation.clone();
+                let is_last = next.is_none();
+                if again.push(about.read_page(page, sent), is_last) {
+                    about.put_back(slot, &again);
+                    tree.trim();
+                    return Ok(());
+                }
+                request.continuation = next;
+            }
+            let what = format!("the listing of {:?} does not come to where it was", request.prefix);
+            Err(FsError::Store(StoreError::new(StoreErrorKind::Other, what)))
+        };
+        listing.flights.join(&self.runtime, &Need::Block(slot), work).await
     }
 
     async fn send(&self, directory: &Directory, mut asked: Asked, request: ListRequest) {

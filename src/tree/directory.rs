@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::answer::{Ages, Answer, Source, What};
+use super::block::Listed;
 use super::name::directory_order;
 use super::snapshot::Snapshot;
 use super::weight::{Scales, Weight};
@@ -327,6 +328,44 @@ impl Directory {
         drop(state);
         told.sort_by(|(a, _), (b, _)| directory_order(a, b));
         told
+    }
+
+    /// The entry of a listing that `answer` comes from.
+    pub(super) fn listed(&self, name: &str, answer: &Answer) -> Option<Listed> {
+        if !matches!(answer.source, Source::Listing { .. }) {
+            return None;
+        }
+        let state = self.state.lock();
+        let known = [&state.newest, &state.older].into_iter().flatten();
+        known.filter_map(|listing| listing.listed(name)).find(|listed| listed.is(answer))
+    }
+
+    /// The block of a listing that would tell of `name` now, had it not been put away.
+    pub(super) fn away(
+        &self,
+        name: &str,
+        ages: &Ages,
+        now: Instant,
+    ) -> Option<(Arc<Snapshot>, usize)> {
+        let state = self.state.lock();
+        let newest = state.newest.as_ref()?;
+        let slot = state.is_fresh(newest, ages, now).then(|| newest.away(name))??;
+        Some((Arc::clone(newest), slot))
+    }
+
+    /// Has listings that are read put away what their readers have passed, until `bytes` are freed.
+    /// Gives how many were.
+    pub(super) fn put_away(&self, bytes: u64) -> u64 {
+        let state = self.state.lock();
+        let known = [state.newest.clone(), state.older.clone()];
+        drop(state);
+        let mut n_bytes = 0;
+        for listing in known.into_iter().flatten() {
+            if n_bytes < bytes {
+                n_bytes += listing.put_away(bytes - n_bytes);
+            }
+        }
+        n_bytes
     }
 
     /// Whether somebody reads a listing of it, so that to forget it would free nothing.

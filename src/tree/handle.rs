@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::answer::{Answer, Source, What};
-use super::block::Block;
+use super::block::{Block, Listed};
 use super::directory::{Directory, Told};
 use super::name::directory_order;
 use super::snapshot::Snapshot;
@@ -20,6 +20,8 @@ use crate::error::FsError;
 pub struct Entry {
     pub name: Arc<str>,
     pub found: Found,
+    /// The position behind it.
+    pub next: u64,
     /// As in [`super::Lookup`].
     pub valid_for: Duration,
 }
@@ -33,7 +35,8 @@ pub struct DirHandle {
 }
 
 /// A listing as one reader sees it: with what single answers told beside it when it was opened.
-/// Invariant: segments are only added, so a position means one entry.
+/// Invariant: segments are only added, so a position means one entry. It holds no entries of the listing:
+/// a block may be put away as soon as it has been read.
 struct View {
     listing: Arc<Snapshot>,
     segments: Vec<Segment>,
@@ -54,9 +57,35 @@ struct Segment {
     content: Content,
 }
 
+/// What is known from a position on.
+struct Known {
+    entries: Vec<Entry>,
+    listing: Arc<Snapshot>,
+    then: Then,
+}
+
+/// What follows what is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Then {
+    /// Nothing.
+    End,
+    /// A page that has yet to come.
+    Page,
+    /// A block that was put away.
+    Block(usize),
+}
+
 enum Content {
-    Rows { block: Arc<Block>, first: usize, len: usize },
-    Single { name: Box<str>, answer: Answer },
+    /// Of the block at a place of the listing.
+    Rows {
+        slot: usize,
+        first: usize,
+        len: usize,
+    },
+    Single {
+        name: Box<str>,
+        answer: Answer,
+    },
 }
 
 impl DirHandle {
@@ -69,23 +98,25 @@ impl DirHandle {
     /// one is known, no longer. After an error the next read asks again from where it failed.
     pub async fn read(&self, position: u64, max: usize) -> Result<Vec<Entry>, FsError> {
         loop {
-            let (listing, is_complete) = match self.known(position, max) {
-                Some((entries, _, _)) if !entries.is_empty() => return Ok(entries),
-                Some((_, listing, is_complete)) => (listing, is_complete),
-                None => {
-                    // It may have been forgotten, and known anew, since the handle was opened.
-                    let directory = self.tree.directory(&self.directory.path);
-                    let listing = self.tree.open_listing(&directory).await?;
-                    let view = View::new(&directory, listing);
-                    self.view.lock().get_or_insert(view);
-                    continue;
-                }
+            let Some(Known { entries, listing, then }) = self.known(position, max) else {
+                // It may have been forgotten, and known anew, since the handle was opened.
+                let directory = self.tree.directory(&self.directory.path);
+                let listing = self.tree.open_listing(&directory).await?;
+                let view = View::new(&directory, listing);
+                self.view.lock().get_or_insert(view);
+                continue;
             };
-            if is_complete {
-                return Ok(Vec::new());
+            if !entries.is_empty() {
+                return Ok(entries);
             }
-            if let Some(page) = self.tree.next_page(&self.directory, &listing) {
-                page.await?;
+            match then {
+                Then::End => return Ok(Vec::new()),
+                Then::Page => {
+                    if let Some(page) = self.tree.next_page(&self.directory, &listing) {
+                        page.await?;
+                    }
+                }
+                Then::Block(slot) => self.tree.bring_back(&listing, slot).await?,
             }
         }
     }
@@ -96,21 +127,28 @@ impl DirHandle {
         drop(before);
     }
 
-    /// What is known from `position` on, and whether nothing follows it; asks for the next page when
-    /// the last known one is being read. `None` after a rewind.
-    fn known(&self, position: u64, max: usize) -> Option<(Vec<Entry>, Arc<Snapshot>, bool)> {
+    /// What is known from `position` on; asks for the next page when the last known one is being read.
+    /// `None` after a rewind.
+    fn known(&self, position: u64, max: usize) -> Option<Known> {
         let mut guard = self.view.lock();
         let view = guard.as_mut()?;
-        view.take_blocks();
-        let entries = view.entries(position, max.max(1), &self.tree, &self.directory);
-        let (listing, is_complete) = (Arc::clone(&view.listing), view.is_complete);
-        let is_last = view.is_in_last_block(position + entries.len() as u64);
+        let away = view.take_blocks();
+        let (entries, then) = view.entries(position, max.max(1), &self.tree, &self.directory);
+        let then = match then {
+            Then::End => away.map_or(view.then(), Then::Block),
+            then => then,
+        };
+        let known = Known { entries, listing: Arc::clone(&view.listing), then };
+        let is_last = match known.entries.last() {
+            Some(entry) => view.is_in_last_block(entry.next),
+            None => false,
+        };
         drop(guard);
-        if is_last && !entries.is_empty() {
+        if is_last {
             // One page of look-ahead. Nobody waits for it; should it fail, who needs it asks again.
-            drop(self.tree.next_page(&self.directory, &listing));
+            drop(self.tree.next_page(&self.directory, &known.listing));
         }
-        Some((entries, listing, is_complete))
+        Some(known)
     }
 }
 
@@ -128,15 +166,25 @@ impl View {
         }
     }
 
-    /// Takes in what the listing has got since the last time.
-    fn take_blocks(&mut self) {
+    /// Takes in what the listing has got since the last time. Gives the place of a block that was put
+    /// away, where a name that was told is to be found in it first.
+    fn take_blocks(&mut self) -> Option<usize> {
         if self.is_complete {
-            return;
+            return None;
         }
-        let (blocks, is_complete) = self.listing.blocks_after(self.n_blocks);
-        self.n_blocks += blocks.len();
-        for block in blocks {
-            self.take_block(&block);
+        let (n_blocks, is_complete) = self.listing.extent();
+        while self.n_blocks < n_blocks {
+            let slot = self.n_blocks;
+            let name = self.told.front().map(|(name, _)| &**name);
+            let (len, is_behind) = self.listing.extent_of(slot, name);
+            let is_plain = is_behind && (self.added.is_empty() || self.listing.is_ordered());
+            if is_plain {
+                self.add_run(slot, 0, len);
+            } else {
+                let Some(block) = self.listing.look_at(slot) else { return Some(slot) };
+                self.take_block(slot, &block);
+            }
+            self.n_blocks += 1;
         }
         if is_complete {
             while let Some((name, told)) = self.told.pop_front() {
@@ -144,34 +192,39 @@ impl View {
             }
         }
         self.is_complete = is_complete;
+        None
     }
 
-    fn take_block(&mut self, block: &Arc<Block>) {
+    fn then(&self) -> Then {
+        if self.is_complete { Then::End } else { Then::Page }
+    }
+
+    fn take_block(&mut self, slot: usize, block: &Block) {
         let mut next = 0;
         while let Some((name, told)) =
             self.told.pop_front_if(|(name, _)| directory_order(name, block.last_name()).is_le())
         {
             match block.search(&name) {
                 Ok(index) if told.sent() >= block.sent => {
-                    self.add_rows(block, next, index);
+                    self.add_rows(slot, block, next, index);
                     next = index + 1;
-                    let is_directory = block.row(index).version.is_none();
+                    let is_directory = block.row(index).is_some_and(|row| row.version.is_none());
                     match told {
                         Told::Answer(answer) => self.add_single(name, answer),
                         Told::NoDirectory { .. } if is_directory => {}
-                        Told::NoDirectory { .. } => self.add_rows(block, index, next),
+                        Told::NoDirectory { .. } => self.add_rows(slot, block, index, next),
                     }
                 }
                 // The page is newer.
                 Ok(_) => {}
                 Err(index) => {
-                    self.add_rows(block, next, index);
+                    self.add_rows(slot, block, next, index);
                     next = index;
                     self.add_told(name, told);
                 }
             }
         }
-        self.add_rows(block, next, block.len());
+        self.add_rows(slot, block, next, block.len());
     }
 
     /// A name that the listing does not have.
@@ -193,24 +246,24 @@ impl View {
     }
 
     /// Rows of a block, but for names that were shown before.
-    fn add_rows(&mut self, block: &Arc<Block>, first: usize, end: usize) {
+    fn add_rows(&mut self, slot: usize, block: &Block, first: usize, end: usize) {
         let mut first = first;
         if !self.added.is_empty() && !self.listing.is_ordered() {
             let rows = self.added.iter().filter_map(|name| block.search(name).ok());
             let mut shown: Vec<usize> = rows.filter(|row| (first..end).contains(row)).collect();
             shown.sort_unstable();
             for row in shown {
-                self.add_run(block, first, row);
+                self.add_run(slot, first, row);
                 first = row + 1;
             }
         }
-        self.add_run(block, first, end);
+        self.add_run(slot, first, end);
     }
 
-    fn add_run(&mut self, block: &Arc<Block>, first: usize, end: usize) {
+    fn add_run(&mut self, slot: usize, first: usize, end: usize) {
         if first < end {
             let len = end - first;
-            self.add(Content::Rows { block: Arc::clone(block), first, len }, len);
+            self.add(Content::Rows { slot, first, len }, len);
         }
     }
 
@@ -225,42 +278,54 @@ impl View {
         !self.is_complete && position > last
     }
 
-    fn entries(&self, position: u64, max: usize, tree: &Tree, dir: &Directory) -> Vec<Entry> {
+    /// Entries from `position` on, and what follows those that could be had.
+    fn entries(
+        &self,
+        position: u64,
+        max: usize,
+        tree: &Tree,
+        dir: &Directory,
+    ) -> (Vec<Entry>, Then) {
         let mut entries = Vec::new();
         let (n_pages, now) = (self.listing.n_pages(), Instant::now());
-        let entry = |name: &str, answer: Answer| {
-            let valid_for = tree.ages.valid_for(&answer, now);
-            found(&dir.path, name, answer.what).map(|found| Entry {
-                name: name.into(),
-                found,
-                valid_for,
-            })
-        };
+        let source = Source::Listing { is_complete: self.is_complete };
         let at = self.segments.partition_point(|segment| segment.start <= position);
         for segment in &self.segments[at.saturating_sub(1)..] {
             let skip =
                 usize::try_from(position.saturating_sub(segment.start)).unwrap_or(usize::MAX);
             match &segment.content {
-                Content::Rows { block, first, len } => {
-                    let wanted = skip.min(*len)..*len;
-                    for index in wanted.take(max - entries.len()) {
-                        let row = block.row(first + index);
-                        let what =
-                            row.version.map_or(What::Directory { listable: true }, What::File);
-                        let source = Source::Listing { is_complete: self.is_complete };
-                        let answer = Answer { what, sent: block.sent, n_pages, source };
-                        entries.extend(entry(row.name, answer));
+                Content::Rows { slot, first, len } if skip < *len => {
+                    let Some(block) = self.listing.block(*slot) else {
+                        return (entries, Then::Block(*slot));
+                    };
+                    // One is as good as the others, but for what it is.
+                    let what = What::Directory { listable: true };
+                    let answer = Answer { what, sent: block.sent, n_pages, source };
+                    let valid_for = tree.ages.valid_for(&answer, now);
+                    for index in skip..*len {
+                        if entries.len() == max {
+                            break;
+                        }
+                        let next = segment.start + index as u64 + 1;
+                        let listed = Listed::at(&block, first + index);
+                        if listed.is_there() {
+                            let (name, found) = (listed.name().into(), Found::Listed(listed));
+                            entries.push(Entry { name, found, next, valid_for });
+                        }
                     }
                 }
                 Content::Single { name, answer } if skip == 0 && entries.len() < max => {
-                    entries.extend(entry(name, answer.clone()));
+                    let valid_for = tree.ages.valid_for(answer, now);
+                    let (name, next) = (Arc::from(&**name), segment.start + 1);
+                    let found = found(&dir.path, &name, answer.what.clone());
+                    entries.extend(found.map(|found| Entry { name, found, next, valid_for }));
                 }
-                Content::Single { .. } => {}
+                Content::Rows { .. } | Content::Single { .. } => {}
             }
             if entries.len() >= max {
                 break;
             }
         }
-        entries
+        (entries, Then::End)
     }
 }

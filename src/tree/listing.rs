@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::block::{Block, Unpacked};
 use super::name::{directory_order, is_presentable};
-use crate::object::Version;
+use crate::object::{DirPath, Version};
 use crate::store::ListPage;
 
 /// One name of a directory.
@@ -153,6 +153,11 @@ impl Assembly {
             && self.n_in_order >= IN_ORDER_MIN
             && raw_order((name, true), split(&self.last)).is_le()
             && name < stem
+    }
+
+    /// Whether the last page came to what lies behind an object and a directory of this name.
+    pub(super) fn is_behind(&self, name: &str) -> bool {
+        raw_order((name, true), split(&self.last)).is_le()
     }
 
     /// Takes the next page; `is_last` ends the listing. `is_given` says whether a name came out before;
@@ -320,11 +325,11 @@ impl RawPage {
     }
 
     /// Small, for a page that has to wait.
-    pub(super) fn pack(self) -> PackedPage {
+    pub(super) fn pack(self, dir: &DirPath) -> PackedPage {
         let Self { mut items, .. } = self;
         items.retain(|item| is_presentable(&item.name));
         PackedPage {
-            blocks: Block::pack(&items),
+            blocks: Block::pack(dir, &items),
             page: Self { n_hidden: self.n_names - items.len(), items: Vec::new(), ..self },
         }
     }
@@ -343,8 +348,7 @@ impl PackedPage {
 
     pub(super) fn unpack(self) -> RawPage {
         let sent = self.page.sent;
-        let rows =
-            self.blocks.iter().flat_map(|block| (0..block.len()).map(|index| block.row(index)));
+        let rows = self.blocks.iter().flat_map(Block::rows);
         let item =
             |row: Unpacked<'_>| Item { name: row.name.to_owned(), version: row.version, sent };
         let items = rows.map(item).collect();
@@ -438,7 +442,7 @@ mod tests {
     ) -> Gain {
         let is_last = page.continuation.is_none();
         let page = RawPage::of("p/", page, Instant::now());
-        assembly.push(page.pack().unpack(), is_last, is_given)
+        assembly.push(page.pack(&DirPath::new("p/")).unpack(), is_last, is_given)
     }
 
     fn push(assembly: &mut Assembly, page: ListPage) -> Gain {

@@ -20,6 +20,7 @@ mod listing;
 mod name;
 mod ranges;
 mod said;
+mod shelf;
 mod snapshot;
 mod spread;
 #[cfg(test)]
@@ -27,7 +28,7 @@ mod tests;
 mod weight;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use lru::LruCache;
@@ -36,6 +37,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+pub use self::block::{Block, Listed};
 pub use self::handle::{DirHandle, Entry};
 pub use self::name::{NAME_BYTES_MAX, is_presentable};
 
@@ -68,6 +70,8 @@ pub struct TreeConfig {
 /// two archives of one bucket that differ.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Found {
+    /// An entry of a listing, be it a file or a directory.
+    Listed(Listed),
     File(Arc<Object>),
     Directory {
         path: DirPath,
@@ -94,6 +98,8 @@ pub struct Tree {
     ages: Ages,
     bytes_max: u64,
     scales: Scales,
+    /// Bytes of inodes.
+    beside: AtomicU64,
     /// Those used longest ago are forgotten when `scales` show more than `bytes_max`.
     directories: Mutex<LruCache<DirPath, Arc<Directory>>>,
     /// Questions about one name.
@@ -111,6 +117,9 @@ pub struct Tree {
 /// 5 million usual names at the smallest default `--memory`. A longer one may have no end.
 const LISTING_SHARE: u64 = 8;
 
+/// Where there is too much, so large a part of what all may hold is freed beyond.
+const TRIM_SHARE: u64 = 32;
+
 impl Tree {
     pub fn new(store: Arc<dyn ObjectStore>, runtime: Handle, config: TreeConfig) -> Arc<Self> {
         let TreeConfig { prefix, metadata_ttl, negative_ttl, entries_bytes_max } = config;
@@ -121,6 +130,7 @@ impl Tree {
             ages: Ages { metadata: metadata_ttl, negative: negative_ttl },
             bytes_max: entries_bytes_max,
             scales: Scales::default(),
+            beside: AtomicU64::new(0),
             directories: Mutex::new(LruCache::unbounded()),
             names: Flights::new(Err(FsError::Abandoned)),
             refreshes: Flights::new(Err(FsError::Abandoned)),
@@ -150,7 +160,14 @@ impl Tree {
             return Ok(Lookup { found: None, valid_for: Duration::ZERO });
         }
         let directory = self.directory(dir);
-        let plan = directory.plan(name, &self.ages, Instant::now());
+        let mut plan = directory.plan(name, &self.ages, Instant::now());
+        let is_known = matches!(plan, Plan::Answer(_) | Plan::AnswerAndRefresh(_));
+        if !is_known
+            && let Some((listing, slot)) = directory.away(name, &self.ages, Instant::now())
+            && self.bring_back(&listing, slot).await.is_ok()
+        {
+            plan = directory.plan(name, &self.ages, Instant::now());
+        }
         let asked = match plan {
             Plan::Answer(answer) => Ok(answer),
             Plan::AnswerAndRefresh(answer) => {
@@ -171,7 +188,11 @@ impl Tree {
             asked => asked?,
         };
         let valid_for = self.ages.valid_for(&answer, Instant::now());
-        Ok(Lookup { found: found(dir, name, answer.what), valid_for })
+        let found = match directory.listed(name, &answer) {
+            Some(listed) => Some(Found::Listed(listed)),
+            None => found(dir, name, answer.what),
+        };
+        Ok(Lookup { found, valid_for })
     }
 
     /// A reader of `dir`. Fails with `ListDenied` where LIST is denied, and with `NotFound` when
@@ -197,9 +218,24 @@ impl Tree {
         self.trim();
     }
 
-    /// Bytes of all that is known, what open handles read included.
+    /// Bytes of all that is known, what open handles read and what inodes refer to included.
     pub fn bytes(&self) -> u64 {
         self.scales.bytes()
+    }
+
+    /// What names and inodes may hold together.
+    pub fn bytes_max(&self) -> u64 {
+        self.bytes_max
+    }
+
+    /// States what inodes hold beside the listings that they refer to: names make room for them.
+    pub fn set_beside(&self, bytes: u64) {
+        self.beside.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The time that things are stamped with when they are used.
+    pub fn tick(&self) -> u32 {
+        self.scales.tick()
     }
 
     /// The listing for a new reader, which exists.
@@ -329,21 +365,36 @@ impl Tree {
         }
     }
 
-    /// Forgets the directories used longest ago until the rest fits. Those that are read stay.
+    /// Forgets until the rest fits.
     fn trim(&self) {
-        let mut over = self.scales.bytes().saturating_sub(self.bytes_max);
-        if over == 0 {
-            return;
+        let held = self.bytes() + self.beside.load(Ordering::Relaxed);
+        if held > self.bytes_max {
+            // A little more, so that not every page has to do so.
+            self.free(held - self.bytes_max + self.bytes_max / TRIM_SHARE);
         }
+    }
+
+    /// Forgets until no more than `down_to` bytes are held, inodes included, or as much as would be
+    /// without them has been forgotten: a listing whose inodes the kernel remembers is freed with the last of them.
+    pub fn let_go(&self, down_to: u64) {
+        let held = self.bytes() + self.beside.load(Ordering::Relaxed);
+        self.free(held.saturating_sub(down_to));
+    }
+
+    /// Forgets the directories used longest ago until so many bytes are free. Those that are read stay;
+    /// of them goes what their readers have passed.
+    fn free(&self, mut over: u64) {
         let mut directories = self.directories.lock();
-        let mut paths = Vec::new();
+        let (mut paths, mut read) = (Vec::new(), Vec::new());
         // The one used last is being used right now.
         let n_others = directories.len().saturating_sub(1);
-        for (path, directory) in directories.iter().rev().take(n_others) {
+        for (at, (path, directory)) in directories.iter().rev().enumerate() {
             if over == 0 {
                 break;
             }
-            if !directory.is_read() {
+            if directory.is_read() {
+                read.push(Arc::clone(directory));
+            } else if at < n_others {
                 over = over.saturating_sub(directory.bytes());
                 paths.push(path.clone());
             }
@@ -352,6 +403,14 @@ impl Tree {
         drop(directories);
         // Thousands of names may go with them: not under the lock.
         drop(forgotten);
+        let may_ask_again = self.lists_in_order.load(Ordering::Relaxed)
+            && self.lists_by_ranges.load(Ordering::Relaxed);
+        for directory in read {
+            if over == 0 || !may_ask_again {
+                break;
+            }
+            over = over.saturating_sub(directory.put_away(over));
+        }
     }
 }
 
@@ -363,6 +422,19 @@ fn denial(directory: &Directory) -> String {
 /// Whether S3 could not be asked, so that what was last known is the best there is.
 fn is_outage(err: &FsError) -> bool {
     matches!(err, FsError::Store(err) if err.kind().is_transient())
+}
+
+impl Found {
+    /// The same by itself, without the listing that told of it.
+    #[must_use]
+    pub fn alone(self) -> Self {
+        let Self::Listed(listed) = &self else { return self };
+        match (listed.object(), listed.path()) {
+            (Some(object), _) => Self::File(Arc::new(object)),
+            (None, Some(path)) => Self::Directory { path, listable: true },
+            (None, None) => self,
+        }
+    }
 }
 
 fn found(dir: &DirPath, name: &str, what: What) -> Option<Found> {

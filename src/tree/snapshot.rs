@@ -1,6 +1,7 @@
 //! One listing of one directory as it grows page by page: what its readers share.
 //! Invariant: what it has given out never changes; pages only come after what is there. So a
-//! position in it means the same entry for as long as anybody holds it.
+//! position in it means the same entry for as long as anybody holds it, also where the page was put
+//! away meanwhile (`shelf`).
 
 use std::cell::OnceCell;
 use std::collections::HashSet;
@@ -12,10 +13,11 @@ use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::answer::{Answer, Source, What};
-use super::block::Block;
+use super::block::{Block, Listed};
 use super::listing::{Assembly, Gain, PackedPage, RawPage};
 use super::name::directory_order;
 use super::ranges::{Ask, Disorder, Facts, Place, Ranges};
+use super::shelf::{Again, Search, Shelf};
 use super::weight::{Scales, Weight};
 use crate::error::{FsError, StoreError, StoreErrorKind};
 use crate::flight::Flights;
@@ -26,15 +28,24 @@ use crate::store::{ListPage, ListRequest};
 pub(super) struct Snapshot {
     prefix: DirPath,
     state: Mutex<State>,
-    /// By the number of the page: it is waited for once, however many readers need it.
-    pub(super) flights: Flights<usize, Result<(), FsError>>,
+    /// What is needed is waited for once, however many readers need it.
+    pub(super) flights: Flights<Need, Result<(), FsError>>,
     /// Something has come, or has failed to.
     pub(super) landed: Notify,
 }
 
+/// What a reader waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Need {
+    /// The next page, by its number.
+    Page(usize),
+    /// A block that was put away, by its place.
+    Block(usize),
+}
+
 struct State {
     assembly: Assembly,
-    blocks: Vec<Arc<Block>>,
+    shelf: Shelf,
     /// One for each page that has come.
     pages: Vec<PageMark>,
     /// What is asked for, and what has come and waits for pages before it.
@@ -49,13 +60,19 @@ struct State {
     /// What waits in the assembly, as far as `weight` has it.
     waiting_bytes: usize,
     weight: Weight,
+    /// Of all entries that have come, those that were put away included.
+    told_bytes: u64,
     /// See [`Snapshot::new`].
     bytes_max: u64,
 }
 
+/// What a listing takes while it is put away as it is read is little: it may have so many times the
+/// entries that one may have whose memory cannot be freed.
+const TOLD_SHARE: u64 = 4;
+
 /// Pages in a row that bring nothing new before a listing is given up. Servers may give empty ones
 /// while they pass over deleted keys, 1,000 at a time: so many are a million in one place.
-const IDLE_PAGES_MAX: usize = 1000;
+pub(super) const IDLE_PAGES_MAX: usize = 1000;
 
 /// One hash in its set, free slots included.
 const TOKEN_BYTES: usize = 16;
@@ -97,7 +114,7 @@ impl Snapshot {
         let Order { ordered, by_ranges } = order;
         let state = State {
             assembly: Assembly::new(ordered),
-            blocks: Vec::new(),
+            shelf: Shelf::default(),
             pages: Vec::new(),
             ranges: Ranges::new(!(ordered && by_ranges), usize::from(ListRequest::PAGE_KEYS)),
             is_complete: false,
@@ -105,6 +122,7 @@ impl Snapshot {
             tokens: HashSet::new(),
             n_idle: 0,
             waiting_bytes: 0,
+            told_bytes: 0,
             bytes_max,
             weight: scales.weight(SNAPSHOT_BYTES),
         };
@@ -169,7 +187,7 @@ impl Snapshot {
             ascending: page.in_order,
             token: token.as_deref(),
         };
-        let packed = page.pack();
+        let packed = page.pack(&self.prefix);
         let bytes = packed.bytes();
         match state.ranges.answer(id, facts, packed) {
             Ok(true) => state.weight.add(bytes),
@@ -181,7 +199,7 @@ impl Snapshot {
         }
         drop(state);
         // A page at a time, so that readers come between.
-        while self.state.lock().take_page(&mut news) {}
+        while self.state.lock().take_page(&self.prefix, &mut news) {}
         self.landed.notify_waiters();
         Ok(news)
     }
@@ -233,29 +251,113 @@ impl Snapshot {
         if state.assembly.has_keys() { Some(true) } else { done.then_some(false) }
     }
 
+    /// What forgetting it would free, once nobody has its entries.
     pub(super) fn bytes(&self) -> u64 {
-        self.state.lock().weight.bytes()
+        self.state.lock().bytes()
     }
 
-    /// The blocks after the first `n_taken`, and whether no more will come.
-    pub(super) fn blocks_after(&self, n_taken: usize) -> (Vec<Arc<Block>>, bool) {
+    /// How many blocks there are, and whether no more will come.
+    pub(super) fn extent(&self) -> (usize, bool) {
         let state = self.state.lock();
-        (state.blocks[n_taken..].to_vec(), state.is_complete)
+        (state.shelf.len(), state.is_complete)
     }
 
-    /// What it says of `name`; `None` when it does not reach so far.
+    /// How many entries the block at `slot` has, and whether `name` lies behind its last.
+    pub(super) fn extent_of(&self, slot: usize, name: Option<&str>) -> (usize, bool) {
+        let state = self.state.lock();
+        let (len, last) = state.shelf.extent(slot);
+        (len, name.is_none_or(|name| directory_order(name, last).is_gt()))
+    }
+
+    /// The block at `slot`, for a reader; `None` where it was put away.
+    pub(super) fn block(&self, slot: usize) -> Option<Arc<Block>> {
+        self.state.lock().shelf.read(slot)
+    }
+
+    /// As [`Snapshot::block`], without having been there as a reader.
+    pub(super) fn look_at(&self, slot: usize) -> Option<Arc<Block>> {
+        self.state.lock().shelf.look_at(slot)
+    }
+
+    /// Puts blocks away that readers have passed, until `bytes` are freed. Gives how many were.
+    pub(super) fn put_away(&self, bytes: u64) -> u64 {
+        let mut state = self.state.lock();
+        if !state.assembly.is_ordered() {
+            return 0;
+        }
+        let before = state.bytes();
+        let State { shelf, weight, .. } = &mut *state;
+        let freed = shelf.put_away(usize::try_from(bytes).unwrap_or(usize::MAX), weight);
+        let n_bytes = before.saturating_sub(state.bytes());
+        drop(state);
+        // Thousands of names go with them: not under the lock.
+        drop(freed);
+        n_bytes
+    }
+
+    /// The request that lists a block again that was put away, and what takes its pages; `None` when
+    /// it is there.
+    pub(super) fn again(&self, slot: usize) -> Option<(ListRequest, Again)> {
+        let state = self.state.lock();
+        let (again, page) = state.shelf.again(slot)?;
+        let mut request = ListRequest::directory(self.prefix.as_str());
+        let before = page.checked_sub(1).and_then(|before| state.pages.get(before));
+        if let Some(PageMark { last, .. }) = before
+            && state.assembly.is_ordered()
+        {
+            request.start_after = Some(format!("{}{last}", self.prefix.as_str()));
+        }
+        Some((request, again))
+    }
+
+    /// Takes a page of it apart.
+    pub(super) fn read_page(&self, page: ListPage, sent: Instant) -> RawPage {
+        RawPage::of(self.prefix.as_str(), page, sent)
+    }
+
+    /// All pages of it have come.
+    pub(super) fn put_back(&self, slot: usize, again: &Again) {
+        let mut state = self.state.lock();
+        let State { shelf, weight, .. } = &mut *state;
+        let scales = weight.scales().clone();
+        shelf.put_back(slot, again, &self.prefix, &scales, weight);
+    }
+
+    /// What it says of `name`; `None` when it does not reach so far, or the page was put away.
     pub(super) fn says(&self, name: &str) -> Option<Answer> {
         let state = self.state.lock();
         let is_complete = state.is_complete;
         let (what, sent) = match state.find(name) {
-            Some(found) => found,
-            None if is_complete || state.assembly.has_passed(name) => {
+            Search::Found(block, index) => {
+                let what = match block.row(index)?.version {
+                    Some(version) => What::File(version),
+                    None => What::Directory { listable: true },
+                };
+                (what, block.sent)
+            }
+            Search::Absent if is_complete || state.assembly.has_passed(name) => {
                 (What::Absent, state.passed_at(name)?)
             }
-            None => return None,
+            Search::Absent | Search::Away(_) => return None,
         };
         let source = Source::Listing { is_complete };
         Some(Answer { what, sent, n_pages: state.pages.len(), source })
+    }
+
+    /// The entry `name`, where it has one.
+    pub(super) fn listed(&self, name: &str) -> Option<Listed> {
+        let state = self.state.lock();
+        let Search::Found(block, index) = state.find(name) else { return None };
+        block.touch();
+        Some(Listed::at(block, index))
+    }
+
+    /// The block that would tell of `name`, had it not been put away.
+    pub(super) fn away(&self, name: &str) -> Option<usize> {
+        match self.state.lock().find(name) {
+            Search::Away(slot) => Some(slot),
+            Search::Found(..) | Search::Absent => None,
+        }
     }
 
     /// When the request was sent that would have told of `name`, had it been there.
@@ -271,31 +373,34 @@ fn token_hash(range: u64, token: &str) -> u64 {
 
 impl State {
     /// Takes in the next page, if it is there.
-    fn take_page(&mut self, news: &mut News) -> bool {
+    fn take_page(&mut self, dir: &DirPath, news: &mut News) -> bool {
         let Some((page, is_last)) = self.ranges.take() else { return false };
-        let Self { assembly, blocks, pages, tokens, waiting_bytes, weight, .. } = self;
+        let Self { assembly, shelf, pages, tokens, waiting_bytes, told_bytes, weight, .. } = self;
         weight.remove(page.bytes());
         let page = page.unpack();
         let (was_ordered, sent) = (assembly.is_ordered(), page.sent);
         // Made only where the end of an unordered listing asks.
         let given = OnceCell::new();
         let is_given = |name: &str| {
-            let names = || blocks.iter().flat_map(|block| block.names()).collect::<HashSet<_>>();
-            given.get_or_init(names).contains(name)
+            let names = || shelf.blocks().flat_map(|block| block.names()).collect::<HashSet<_>>();
+            given.get_or_init(names).contains(name) || shelf.has_put_away(name)
         };
         let gain = assembly.push(page, is_last, is_given);
         let last: Box<str> = assembly.last().into();
         weight.add(size_of::<PageMark>() + last.len());
         pages.push(PageMark { last, sent });
-        for block in Block::pack(&gain.items) {
-            weight.add(block.bytes());
-            blocks.push(Arc::new(block));
+        let scales = weight.scales().clone();
+        for block in Block::pack(dir, &gain.items) {
+            // What was held back came with a page before.
+            let page = (block.sent == sent).then_some(pages.len() - 1);
+            *told_bytes += block.bytes() as u64;
+            shelf.push(block.weighed(&scales), page);
         }
         let waiting = assembly.bytes();
         weight.remove(std::mem::replace(waiting_bytes, waiting));
         weight.add(waiting);
         if is_last {
-            blocks.shrink_to_fit();
+            shelf.shrink_to_fit();
             pages.shrink_to_fit();
             weight.remove(TOKEN_BYTES * tokens.len());
             *tokens = HashSet::new();
@@ -331,27 +436,20 @@ impl State {
         if self.n_idle >= IDLE_PAGES_MAX {
             return Err(format!("does not advance: {IDLE_PAGES_MAX} pages brought nothing new"));
         }
-        if self.weight.bytes() > self.bytes_max {
-            let mib = self.bytes_max >> 20;
+        if self.bytes() > self.bytes_max || self.told_bytes > TOLD_SHARE * self.bytes_max {
+            let mib = self.bytes().max(self.told_bytes) >> 20;
             return Err(format!("takes more than {mib} MiB; raise --memory if it is right"));
         }
         Ok(())
     }
 
-    fn find(&self, name: &str) -> Option<(What, Instant)> {
-        let (block, index) = if self.assembly.is_ordered() {
-            let before = |block: &Arc<Block>| directory_order(block.last_name(), name).is_lt();
-            let block = self.blocks.get(self.blocks.partition_point(before))?;
-            (block, block.search(name).ok()?)
-        } else {
-            // Part of it may have come out before the server's order was noticed: look at all.
-            self.blocks.iter().find_map(|block| Some((block, block.scan(name)?)))?
-        };
-        let what = match block.row(index).version {
-            Some(version) => What::File(version),
-            None => What::Directory { listable: true },
-        };
-        Some((what, block.sent))
+    fn bytes(&self) -> u64 {
+        self.weight.bytes() + self.shelf.bytes() as u64
+    }
+
+    fn find(&self, name: &str) -> Search<'_> {
+        // Part of it may have come out before the server's order was noticed: look at all then.
+        if self.assembly.is_ordered() { self.shelf.search(name) } else { self.shelf.scan(name) }
     }
 
     fn passed_at(&self, name: &str) -> Option<Instant> {
@@ -390,6 +488,10 @@ mod tests {
         Snapshot::new(&DirPath::new("p/"), ORDER, &Scales::default(), 1 << 20)
     }
 
+    fn n_entries(listing: &Snapshot) -> usize {
+        (0..listing.extent().0).map(|slot| listing.extent_of(slot, None).0).sum()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_server_that_goes_round_in_circles_is_an_error() {
         let listing = snapshot();
@@ -397,7 +499,7 @@ mod tests {
         assert!(push(&listing, page(&["p/a"], Some("t")), Instant::now()).is_err());
         assert!(!listing.is_complete());
         push(&listing, page(&["p/b"], None), Instant::now()).unwrap();
-        assert_eq!(listing.blocks_after(0).0.iter().map(|block| block.len()).sum::<usize>(), 2);
+        assert_eq!(n_entries(&listing), 2);
     }
 
     /// Pushes what `next` makes until that fails. Gives how many pages were taken.
@@ -450,7 +552,7 @@ mod tests {
         push(&listing, page(&["p/b"], Some("more")), Instant::now()).unwrap();
         push(&listing, page(&[], Some("and more")), Instant::now()).unwrap();
         push(&listing, page(&["p/c"], None), Instant::now()).unwrap();
-        assert_eq!(listing.blocks_after(0).0.iter().map(|block| block.len()).sum::<usize>(), 3);
+        assert_eq!(n_entries(&listing), 3);
     }
 
     #[tokio::test(start_paused = true)]

@@ -97,7 +97,8 @@ impl World {
 }
 
 fn shape(found: &Found) -> String {
-    match found {
+    match &found.clone().alone() {
+        Found::Listed(_) => unreachable!("it is alone"),
         Found::File(object) => format!("file {}", object.version.size),
         Found::Directory { listable: true, .. } => "dir".to_owned(),
         Found::Directory { listable: false, .. } => "dir unlistable".to_owned(),
@@ -120,7 +121,7 @@ async fn names(handle: &DirHandle, max: usize) -> Result<Vec<String>, FsError> {
             return Ok(names);
         }
         for entry in entries {
-            let is_directory = matches!(entry.found, Found::Directory { .. });
+            let is_directory = matches!(entry.found.alone(), Found::Directory { .. });
             names.push(format!("{}{}", entry.name, if is_directory { "/" } else { "" }));
         }
     }
