@@ -30,7 +30,7 @@
 //! `metrics` the words and counters that all share; `flight` one question, many who wait; `log`
 //! where the log goes.
 //!
-//! Lock order: fs handles < fs inodes < tree directories < one directory < one snapshot, and data
+//! Lock order: fs handles < fs pressure < fs inodes < tree directories < one directory < one snapshot, and data
 //! index < data budget < one part's flow. No lock is held across an await.
 
 mod builder;

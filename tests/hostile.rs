@@ -204,8 +204,8 @@ fn a_listing_comes_to_an_end() {
     }
 }
 
-/// A listing of ever new names is what a huge directory looks like: it is given up when it takes four
-/// times `--memory`.
+/// A listing of ever new names is what a huge directory looks like: it is given up when its names have taken
+/// sixteen times `--memory`, or four times where they cannot be let go of.
 #[test]
 fn a_listing_without_end_is_given_up() {
     let cases = words("forward backwards");
@@ -238,7 +238,7 @@ fn a_listing_without_end_is_given_up() {
         row(&format!("endless listing: {case}"), got, peak, start.elapsed().as_secs_f64());
         // Its memory is spent, or, where nothing can be shown before the end, its time.
         assert!(matches!(got, Some(libc::EIO | libc::ETIMEDOUT)), "{case}: {got:?}");
-        // The bound is four times `--memory` for one listing that is being read.
+        // The bound is four times `--memory` for one listing whose names must be kept.
         assert!(peak < (4 * 32 + 32 + 64) * MIB, "{case}: {} MiB", peak / MIB);
         assert_eq!(fs::read(stage.mounted.join("good/f")).unwrap(), b"good");
     }

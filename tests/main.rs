@@ -15,6 +15,7 @@ mod hostile_reads;
 mod layers;
 mod lifecycle;
 mod listings;
+mod memory;
 mod notices;
 mod policies;
 mod programs;

@@ -78,6 +78,7 @@ impl Pressure {
     pub(super) fn next(&self, inodes: &Inodes, excess: u64, n_max: usize) -> Vec<Ino> {
         let mut state = self.state.lock();
         if state.round.is_none() {
+            inodes.leave_sparse();
             let n_inodes = inodes.len();
             let (n_before, n_wanted) = state.before;
             let n_gone = n_before.saturating_sub(n_inodes);

@@ -149,7 +149,7 @@ impl Tree {
             if let Some(err) = listing.failure() {
                 return Err(err);
             }
-            let may_go_ahead = self.scales.bytes() < self.bytes_max;
+            let may_go_ahead = self.held() < self.bytes_max;
             for (id, request) in listing.ask(may_go_ahead) {
                 let asked = Asked { listing: Some(Arc::clone(listing)), id };
                 let (tree, about) = (Arc::clone(self), Arc::clone(directory));

@@ -134,6 +134,21 @@ impl Block {
         self.used.load(Relaxed)
     }
 
+    /// Whether fewer than one in `share` of its entries is in use by itself.
+    pub fn is_left_by_most(self: &Arc<Self>, share: usize) -> bool {
+        Arc::strong_count(self) * share < self.rows.len()
+    }
+
+    /// A block of files.
+    #[cfg(test)]
+    pub(crate) fn of_names(dir: &str, names: &[String]) -> Arc<Self> {
+        let version = Version { etag: None, size: 1, modified: 1 };
+        let (sent, version) = (Instant::now(), Some(version));
+        let item = |name: &String| Item { name: name.clone(), version: version.clone(), sent };
+        let items: Vec<Item> = names.iter().map(item).collect();
+        Self::of(&DirPath::new(dir), &items).weighed(&Scales::default())
+    }
+
     /// `None` for what is not there any more.
     pub(super) fn row(&self, index: usize) -> Option<Unpacked<'_>> {
         let row = &self.rows[index];

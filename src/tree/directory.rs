@@ -353,21 +353,6 @@ impl Directory {
         Some((Arc::clone(newest), slot))
     }
 
-    /// Has listings that are read put away what their readers have passed, until `bytes` are freed.
-    /// Gives how many were.
-    pub(super) fn put_away(&self, bytes: u64) -> u64 {
-        let state = self.state.lock();
-        let known = [state.newest.clone(), state.older.clone()];
-        drop(state);
-        let mut n_bytes = 0;
-        for listing in known.into_iter().flatten() {
-            if n_bytes < bytes {
-                n_bytes += listing.put_away(bytes - n_bytes);
-            }
-        }
-        n_bytes
-    }
-
     /// Whether somebody reads a listing of it, so that to forget it would free nothing.
     pub(super) fn is_read(&self) -> bool {
         let state = self.state.lock();

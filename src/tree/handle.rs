@@ -57,6 +57,9 @@ struct Segment {
     content: Content,
 }
 
+/// A listing of so many blocks is long: some 8,000 entries.
+const LONG_BLOCKS: usize = 16;
+
 /// What is known from a position on.
 struct Known {
     entries: Vec<Entry>,
@@ -132,7 +135,11 @@ impl DirHandle {
     fn known(&self, position: u64, max: usize) -> Option<Known> {
         let mut guard = self.view.lock();
         let view = guard.as_mut()?;
+        let n_blocks = view.n_blocks;
         let away = view.take_blocks();
+        if (n_blocks..view.n_blocks).contains(&LONG_BLOCKS) {
+            self.tree.note_long(&view.listing);
+        }
         let (entries, then) = view.entries(position, max.max(1), &self.tree, &self.directory);
         let then = match then {
             Then::End => away.map_or(view.then(), Then::Block),

@@ -27,8 +27,8 @@ mod spread;
 mod tests;
 mod weight;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use lru::LruCache;
@@ -106,6 +106,8 @@ pub struct Tree {
     names: Flights<(DirPath, Box<str>), Result<Answer, FsError>>,
     /// Directories that are listed again behind.
     refreshes: Flights<DirPath, Result<(), FsError>>,
+    /// Listings that are read and long, also those that newer ones have replaced.
+    long: Mutex<Vec<Weak<Snapshot>>>,
     /// Cleared for good when the server is found to list in another order than that of keys.
     lists_in_order: AtomicBool,
     /// Cleared for good when the server is found not to list from any key on.
@@ -134,6 +136,7 @@ impl Tree {
             directories: Mutex::new(LruCache::unbounded()),
             names: Flights::new(Err(FsError::Abandoned)),
             refreshes: Flights::new(Err(FsError::Abandoned)),
+            long: Mutex::new(Vec::new()),
             lists_in_order: AtomicBool::new(true),
             lists_by_ranges: AtomicBool::new(true),
             said: Said::new(),
@@ -367,7 +370,7 @@ impl Tree {
 
     /// Forgets until the rest fits.
     fn trim(&self) {
-        let held = self.bytes() + self.beside.load(Ordering::Relaxed);
+        let held = self.held();
         if held > self.bytes_max {
             // A little more, so that not every page has to do so.
             self.free(held - self.bytes_max + self.bytes_max / TRIM_SHARE);
@@ -377,24 +380,26 @@ impl Tree {
     /// Forgets until no more than `down_to` bytes are held, inodes included, or as much as would be
     /// without them has been forgotten: a listing whose inodes the kernel remembers is freed with the last of them.
     pub fn let_go(&self, down_to: u64) {
-        let held = self.bytes() + self.beside.load(Ordering::Relaxed);
-        self.free(held.saturating_sub(down_to));
+        self.free(self.held().saturating_sub(down_to));
+    }
+
+    /// Names and inodes together.
+    fn held(&self) -> u64 {
+        self.bytes() + self.beside.load(Ordering::Relaxed)
     }
 
     /// Forgets the directories used longest ago until so many bytes are free. Those that are read stay;
     /// of them goes what their readers have passed.
     fn free(&self, mut over: u64) {
         let mut directories = self.directories.lock();
-        let (mut paths, mut read) = (Vec::new(), Vec::new());
+        let mut paths = Vec::new();
         // The one used last is being used right now.
         let n_others = directories.len().saturating_sub(1);
         for (at, (path, directory)) in directories.iter().rev().enumerate() {
             if over == 0 {
                 break;
             }
-            if directory.is_read() {
-                read.push(Arc::clone(directory));
-            } else if at < n_others {
+            if at < n_others && !directory.is_read() {
                 over = over.saturating_sub(directory.bytes());
                 paths.push(path.clone());
             }
@@ -405,11 +410,21 @@ impl Tree {
         drop(forgotten);
         let may_ask_again = self.lists_in_order.load(Ordering::Relaxed)
             && self.lists_by_ranges.load(Ordering::Relaxed);
-        for directory in read {
-            if over == 0 || !may_ask_again {
-                break;
-            }
-            over = over.saturating_sub(directory.put_away(over));
+        if over == 0 || !may_ask_again {
+            return;
+        }
+        let long: Vec<_> = self.long.lock().iter().filter_map(Weak::upgrade).collect();
+        for listing in long {
+            over = over.saturating_sub(listing.put_away(over));
+        }
+    }
+
+    /// A reader has come far in this listing: it is worth putting away what it has passed.
+    fn note_long(&self, listing: &Arc<Snapshot>) {
+        let mut long = self.long.lock();
+        long.retain(|known| known.strong_count() > 0);
+        if !long.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(listing))) {
+            long.push(Arc::downgrade(listing));
         }
     }
 }

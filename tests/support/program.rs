@@ -76,6 +76,9 @@ struct Args {
     /// PREFIX=COUNTxSIZE: so many such objects
     #[arg(long, value_parser = parse_tree)]
     tree: Vec<(String, u64, u64)>,
+    /// PREFIX=COUNTxCOUNTxSIZE: so many directories of so many such objects
+    #[arg(long, value_parser = parse_forest)]
+    forest: Vec<(String, u64, u64, u64)>,
     /// Write requests here, one JSON object a line
     #[arg(long)]
     log_file: Option<PathBuf>,
@@ -167,6 +170,9 @@ fn fill(args: &Args, world: &World) {
     for (prefix, count, size) in &args.tree {
         world.put_tree(bucket, prefix, *count, *size);
     }
+    for (prefix, n_directories, n_files, size) in &args.forest {
+        world.put_forest(bucket, prefix, *n_directories, *n_files, *size);
+    }
 }
 
 fn fill_demo(world: &World, bucket: &str) {
@@ -216,4 +222,14 @@ fn parse_tree(text: &str) -> Result<(String, u64, u64), String> {
     let (count, size) = rest.split_once('x').ok_or(expected)?;
     let count = count.parse().map_err(|_| format!("no number: {count}"))?;
     Ok((prefix.to_owned(), count, parse_size(size)?))
+}
+
+fn parse_forest(text: &str) -> Result<(String, u64, u64, u64), String> {
+    let expected = "expected PREFIX=COUNTxCOUNTxSIZE";
+    let (prefix, rest) = text.rsplit_once('=').ok_or(expected)?;
+    let [n_directories, n_files, size] = rest.split('x').collect::<Vec<_>>()[..] else {
+        return Err(expected.to_owned());
+    };
+    let count = |text: &str| text.parse().map_err(|_| format!("no number: {text}"));
+    Ok((prefix.to_owned(), count(n_directories)?, count(n_files)?, parse_size(size)?))
 }

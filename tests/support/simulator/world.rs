@@ -116,6 +116,27 @@ impl World {
         });
     }
 
+    /// So many directories, `PREFIXd00000/` and so on, each of so many synthetic objects of one size,
+    /// `part-00000.parquet` and so on.
+    pub(crate) fn put_forest(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        n_directories: u64,
+        n_files: u64,
+        size: u64,
+    ) {
+        let modified = SystemTime::now();
+        self.with_bucket(bucket, |bucket| {
+            for directory in 0..n_directories {
+                for file in 0..n_files {
+                    let key = format!("{prefix}d{directory:05}/part-{file:05}.parquet");
+                    bucket.put(&key, Object::synthetic(&key, size, 0, modified));
+                }
+            }
+        });
+    }
+
     /// Whether there was something to delete.
     pub(crate) fn delete(&self, bucket: &str, key: &str) -> bool {
         self.with_bucket(bucket, |bucket| bucket.delete(key))
