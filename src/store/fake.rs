@@ -52,6 +52,9 @@ struct State {
     generation: i64,
     page_keys: Option<u16>,
     list_denied: bool,
+    flat_list_denied: bool,
+    /// As `faults`, of listings without delimiter alone.
+    flat_faults: VecDeque<(usize, Fault)>,
     head_denied: bool,
     tree_order: bool,
 }
@@ -120,6 +123,16 @@ impl FakeStore {
         self.state.lock().list_denied = false;
     }
 
+    /// Denies listings without delimiter.
+    pub(crate) fn deny_flat_list(&self) {
+        self.state.lock().flat_list_denied = true;
+    }
+
+    /// The listing without delimiter that comes after `skip` further ones meets `fault`.
+    pub(crate) fn fault_flat(&self, skip: usize, fault: Fault) {
+        self.state.lock().flat_faults.push_back((skip, fault));
+    }
+
     /// Lists `a/` before `a-b`, as SeaweedFS does.
     pub(crate) fn list_in_tree_order(&self) {
         self.state.lock().tree_order = true;
@@ -138,12 +151,11 @@ impl FakeStore {
     async fn enter(&self, call: Call) -> Result<Option<Fault>, StoreError> {
         let fault = {
             let mut state = self.state.lock();
+            let is_flat = matches!(&call, Call::List(list) if !list.delimited);
             state.calls.push(call);
-            let due = state.faults.iter().position(|(skip, _)| *skip == 0);
-            for (skip, _) in &mut state.faults {
-                *skip = skip.saturating_sub(1);
-            }
-            due.and_then(|index| state.faults.remove(index)).map(|(_, fault)| fault)
+            let fault = next_fault(&mut state.faults);
+            let flat_fault = is_flat.then(|| next_fault(&mut state.flat_faults)).flatten();
+            fault.or(flat_fault)
         };
         tokio::time::sleep(self.latency).await;
         match fault {
@@ -273,7 +285,8 @@ impl FakeStore {
             .keys()
             .filter_map(|key| {
                 let rest = key.strip_prefix(&request.prefix)?;
-                let end = rest.find('/').map_or(key.len(), |at| request.prefix.len() + at + 1);
+                let slash = rest.find('/').filter(|_| request.delimited);
+                let end = slash.map_or(key.len(), |at| request.prefix.len() + at + 1);
                 Some(&key[..end])
             })
             .collect();
@@ -294,6 +307,15 @@ impl FakeStore {
         page.continuation = (skip + max < entries.len()).then(|| (skip + max).to_string());
         page
     }
+}
+
+/// The fault that is due, and counts down to the others.
+fn next_fault(faults: &mut VecDeque<(usize, Fault)>) -> Option<Fault> {
+    let due = faults.iter().position(|(skip, _)| *skip == 0);
+    for (skip, _) in faults.iter_mut() {
+        *skip = skip.saturating_sub(1);
+    }
+    due.and_then(|index| faults.remove(index)).map(|(_, fault)| fault)
 }
 
 fn as_usize(range: &Range<u64>) -> Range<usize> {
@@ -323,10 +345,14 @@ impl ObjectStore for FakeStore {
     fn list(&self, request: ListRequest) -> BoxFuture<'_, Result<ListPage, StoreError>> {
         async move {
             self.enter(Call::List(request.clone())).await?;
-            if self.state.lock().list_denied {
+            let (denied, tree_order) = {
+                let state = self.state.lock();
+                let flat_denied = state.flat_list_denied && !request.delimited;
+                (state.list_denied || flat_denied, state.tree_order)
+            };
+            if denied {
                 return Err(StoreError::new(StoreErrorKind::Denied, "list denied"));
             }
-            let tree_order = self.state.lock().tree_order;
             Ok(if tree_order { self.page_in_tree_order(&request) } else { self.page(&request) })
         }
         .boxed()

@@ -191,18 +191,22 @@ impl Tree {
 
     async fn send(&self, directory: &Directory, mut asked: Asked, request: ListRequest) {
         let sent = Instant::now();
-        let answer = self.store.list(request).await;
-        let Some(listing) = asked.listing.take() else { return };
-        let news = match answer {
-            Ok(page) => listing.answer(asked.id, page, sent).map_err(FsError::Store),
-            Err(err) if err.kind() == StoreErrorKind::Denied && listing.n_pages() == 0 => {
-                directory.deny(sent, err);
-                Err(FsError::ListDenied)
-            }
-            Err(err) => Err(FsError::Store(err)),
+        let Some(listing) = asked.listing.as_ref().map(Arc::clone) else { return };
+        let answer = if request.delimited {
+            let page = self.store.list(request).await;
+            page.and_then(|page| listing.answer(asked.id, page, sent)).map_err(FsError::Store)
+        } else {
+            self.list_flat_first(directory, &listing, asked.id, request, sent).await
         };
-        match news {
+        asked.listing = None;
+        match answer {
             Ok(news) => self.note(directory, &listing, &news),
+            Err(FsError::Store(err))
+                if err.kind() == StoreErrorKind::Denied && listing.n_pages() == 0 =>
+            {
+                directory.deny(sent, err);
+                listing.fail(asked.id, FsError::ListDenied);
+            }
             Err(err) => listing.fail(asked.id, err),
         }
     }
@@ -297,7 +301,12 @@ impl Tree {
         name: &str,
     ) -> Result<bool, FsError> {
         let child = self.directory(&directory.path.child(name));
-        let listing = match child.open(|| self.begin(&child), &self.ages, Instant::now()) {
+        // What is below may be needed next, and costs nothing.
+        let begin = || match self.may_list_flat() {
+            true => self.begin(&child).flat_first(),
+            false => self.begin(&child),
+        };
+        let listing = match child.open(begin, &self.ages, Instant::now()) {
             Opening::Known(listing)
             | Opening::KnownAndRefresh(listing)
             | Opening::Begun(listing) => listing,

@@ -197,6 +197,12 @@ impl Block {
         self.name(0)
     }
 
+    /// The names that are directories.
+    pub(super) fn directories(&self) -> impl Iterator<Item = &str> {
+        let is_directory = |(_, row): &(usize, &Row)| row.kind == Kind::Directory;
+        self.rows.iter().enumerate().filter(is_directory).map(|(index, _)| self.name(index))
+    }
+
     pub(super) fn last_name(&self) -> &str {
         self.name(self.rows.len() - 1)
     }

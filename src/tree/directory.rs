@@ -173,7 +173,7 @@ impl Directory {
         let answer = Answer {
             what: What::Directory { listable: true },
             sent: newest.sent()?,
-            n_pages: newest.n_pages(),
+            n_pages: newest.cost(),
             source: Source::Single,
         };
         let holds = newest.has_keys() == Some(true) && !ages.left(&answer, now).is_zero();
@@ -197,7 +197,7 @@ impl Directory {
         for old in [&state.newest, &state.older].into_iter().flatten() {
             if let Some(sent) = old.sent()
                 && old.is_complete()
-                && ages.answers_on(old.n_pages(), sent, now)
+                && ages.answers_on(old.cost(), sent, now)
             {
                 return Opening::KnownAndRefresh(Arc::clone(old));
             }
@@ -209,6 +209,44 @@ impl Directory {
             Some(_) if state.is_denied(now) => Opening::Denied,
             _ => Opening::Begun(state.begin(begin)),
         }
+    }
+
+    /// Whether a new reader would have to wait for a request that nobody has sent.
+    pub(super) fn must_be_asked(&self, ages: &Ages, now: Instant) -> bool {
+        let state = self.state.lock();
+        let answers = |listing: &Arc<Snapshot>| {
+            let is_old = listing.sent().is_none_or(|sent| {
+                !(listing.is_complete() && ages.answers_on(listing.cost(), sent, now))
+            });
+            !is_old || state.is_fresh(listing, ages, now)
+        };
+        let is_on_its_way = state.newest.as_ref().is_some_and(|newest| newest.n_pages() == 0);
+        let mut known = [&state.newest, &state.older].into_iter().flatten();
+        !(is_on_its_way || known.any(answers) || state.is_denied(now))
+    }
+
+    /// The newest listing, as far as it has come.
+    pub(super) fn listing(&self) -> Option<Arc<Snapshot>> {
+        let state = self.state.lock();
+        state.newest.as_ref().filter(|newest| newest.n_pages() > 0).map(Arc::clone)
+    }
+
+    /// Takes a listing that somebody else's requests brought, whole. False where a newer one is there.
+    pub(super) fn adopt(&self, listing: &Arc<Snapshot>) -> bool {
+        let mut state = self.state.lock();
+        let is_newer = |known: &Arc<Snapshot>| known.sent() >= listing.sent();
+        let (newest, older) = (state.newest.take(), state.older.take());
+        let (newest, older) = match newest {
+            Some(newest) if is_newer(&newest) && newest.is_complete() => (Some(newest), older),
+            Some(newest) if is_newer(&newest) => (Some(newest), Some(Arc::clone(listing))),
+            _ => (Some(Arc::clone(listing)), None),
+        };
+        let adopted = newest.as_ref().is_some_and(|newest| Arc::ptr_eq(newest, listing));
+        let before = std::mem::replace(&mut state.newest, newest);
+        state.older = older;
+        drop(state);
+        drop(before);
+        adopted
     }
 
     /// A new listing, or the one whose first page is on its way.
@@ -401,7 +439,7 @@ impl State {
         let age = now.saturating_duration_since(sent);
         let ttl = match listing.has_keys() {
             Some(false) => ages.negative,
-            _ => ages.metadata(listing.n_pages()),
+            _ => ages.metadata(listing.cost()),
         };
         !ttl.left(age).is_zero()
     }

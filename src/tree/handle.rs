@@ -294,7 +294,7 @@ impl View {
         dir: &Directory,
     ) -> (Vec<Entry>, Then) {
         let mut entries = Vec::new();
-        let (n_pages, now) = (self.listing.n_pages(), Instant::now());
+        let (n_pages, now) = (self.listing.cost(), Instant::now());
         let source = Source::Listing { is_complete: self.is_complete };
         let at = self.segments.partition_point(|segment| segment.start <= position);
         for segment in &self.segments[at.saturating_sub(1)..] {

@@ -308,6 +308,14 @@ impl RawPage {
         Self { items, n_hidden: 0, in_order, has_keys, first, last, n_names, sent }
     }
 
+    /// What a listing without delimiter told of one directory: `items` in the order of keys, and
+    /// whether it has a key at all.
+    pub(super) fn of_items(items: Vec<Item>, has_keys: bool, sent: Instant) -> Self {
+        let (first, last) = (items.first().map(whole), items.last().map(whole));
+        let n_names = items.len();
+        Self { items, n_hidden: 0, in_order: true, has_keys, first, last, n_names, sent }
+    }
+
     /// Takes away what lies behind `until`.
     pub(super) fn cut(&mut self, until: Option<&str>) -> Behind {
         let mut behind = Behind::default();
@@ -326,12 +334,16 @@ impl RawPage {
 
     /// Small, for a page that has to wait.
     pub(super) fn pack(self, dir: &DirPath) -> PackedPage {
-        let Self { mut items, .. } = self;
-        items.retain(|item| is_presentable(&item.name));
-        PackedPage {
-            blocks: Block::pack(dir, &items),
-            page: Self { n_hidden: self.n_names - items.len(), items: Vec::new(), ..self },
-        }
+        let page = self.shown();
+        let blocks = Block::pack(dir, &page.items);
+        PackedPage { blocks, page: Self { items: Vec::new(), ..page } }
+    }
+
+    /// Without the names that cannot be shown.
+    pub(super) fn shown(mut self) -> Self {
+        self.items.retain(|item| is_presentable(&item.name));
+        self.n_hidden = self.n_names - self.items.len();
+        self
     }
 }
 

@@ -11,6 +11,7 @@
 //! Lock order: tree directories < state of one directory < state of one snapshot. None is held
 //! across an await.
 
+mod ahead;
 mod answer;
 mod ask;
 mod block;
@@ -23,8 +24,11 @@ mod said;
 mod shelf;
 mod snapshot;
 mod spread;
+mod sweep;
 #[cfg(test)]
 mod tests;
+mod unfold;
+mod walk;
 mod weight;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -46,6 +50,7 @@ use self::directory::{Directory, Opening, Plan};
 use self::name::KEY_BYTES_MAX;
 use self::said::{Said, Topic};
 use self::snapshot::{News, Order, Snapshot};
+use self::walk::Walks;
 use self::weight::Scales;
 use crate::config::{MetadataTtl, Ttl};
 use crate::error::FsError;
@@ -112,6 +117,11 @@ pub struct Tree {
     lists_in_order: AtomicBool,
     /// Cleared for good when the server is found not to list from any key on.
     lists_by_ranges: AtomicBool,
+    /// Cleared for good when a listing without delimiter is found to be denied, or in no order.
+    lists_flat: AtomicBool,
+    /// Set by the first page that comes: where none does, LIST may be denied in any form.
+    lists_at_all: AtomicBool,
+    walks: Walks,
     said: Said,
 }
 
@@ -139,6 +149,9 @@ impl Tree {
             long: Mutex::new(Vec::new()),
             lists_in_order: AtomicBool::new(true),
             lists_by_ranges: AtomicBool::new(true),
+            lists_flat: AtomicBool::new(true),
+            lists_at_all: AtomicBool::new(false),
+            walks: Walks::new(),
             said: Said::new(),
         })
     }
@@ -246,11 +259,16 @@ impl Tree {
         self: &Arc<Self>,
         directory: &Arc<Directory>,
     ) -> Result<Arc<Snapshot>, FsError> {
+        if directory.must_be_asked(&self.ages, Instant::now()) {
+            self.walk_to(directory).await;
+        }
         let opening = directory.open(|| self.begin(directory), &self.ages, Instant::now());
         let listing = match opening {
             Opening::Known(listing) | Opening::Begun(listing) => listing,
             Opening::KnownAndRefresh(listing) => {
-                self.refresh(directory);
+                if !self.walk_behind(directory) {
+                    self.refresh(directory);
+                }
                 listing
             }
             Opening::Denied => {
@@ -259,7 +277,10 @@ impl Tree {
             }
         };
         match self.has_keys(directory, &listing).await {
-            Ok(has_keys) if has_keys || directory.path == self.root => Ok(listing),
+            Ok(has_keys) if has_keys || directory.path == self.root => {
+                self.note_use(directory, &listing);
+                Ok(listing)
+            }
             Ok(_) => {
                 self.lose(directory, &listing);
                 Err(FsError::NotFound)
@@ -337,6 +358,13 @@ impl Tree {
 
     /// A page has come: what it obsoletes, what the log should hear, and the bound.
     fn note(&self, directory: &Directory, listing: &Arc<Snapshot>, news: &News) {
+        self.hear(directory, listing, news);
+        self.trim();
+    }
+
+    /// [`Tree::note`] without the bound.
+    fn hear(&self, directory: &Directory, listing: &Arc<Snapshot>, news: &News) {
+        self.lists_at_all.store(true, Ordering::Relaxed);
         directory.settle(listing);
         let path = directory.path.as_str();
         for name in &news.shadowed {
@@ -353,7 +381,6 @@ impl Tree {
                 "the server lists in another order than S3: directories are read to the end first"
             );
         }
-        self.trim();
     }
 
     fn warn_of_shadow(&self, dir: &str, name: &str) {

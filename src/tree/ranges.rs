@@ -25,6 +25,9 @@ const WASTE_SHARE: usize = 4;
 /// A range with fewer pages than this to come is not split: the seam alone costs half a page.
 const PAGES_TO_SPLIT: u128 = 3;
 
+/// Ranges that one who jumps about may leave unfinished.
+const RANGES_MAX: usize = 256;
+
 /// A listing by ranges. `P` is a page, as it is to be kept until those before it have come.
 pub(super) struct Ranges<P> {
     /// In order; each begins where the one before ends. The first one's pages are taken at once.
@@ -43,11 +46,15 @@ pub(super) struct Ranges<P> {
     held_back: bool,
     /// Names on a full page.
     page_names: usize,
+    /// How many pages a range is split off ahead of where one stands, at most.
+    reach_pages: u128,
 }
 
 /// Names after `after` (of the last page, or where it was split), up to `until`.
 struct Range<P> {
     id: u64,
+    /// Where it was split, or the empty name.
+    began: Box<str>,
     after: Box<str>,
     token: Option<String>,
     /// The last name that is its own; `None`: to the end of the listing.
@@ -59,9 +66,21 @@ struct Range<P> {
     /// The first name that came and lies behind `until`: the next range's first.
     behind: Option<Box<str>>,
     n_names: usize,
+    n_pages: usize,
     /// Its first name, as far as that is known.
     start: Box<str>,
     pages: VecDeque<P>,
+}
+
+/// How far a range has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Progress<'a> {
+    pub(super) id: u64,
+    /// The last name that came, or the one behind which it begins.
+    pub(super) after: &'a str,
+    pub(super) asked: bool,
+    pub(super) done: bool,
+    pub(super) n_pages: usize,
 }
 
 /// One request of a listing.
@@ -94,6 +113,8 @@ pub(super) struct Facts<'a> {
     /// The page's names came in the order of keys.
     pub(super) ascending: bool,
     pub(super) token: Option<&'a str>,
+    /// More follows: by the token, else after the last name.
+    pub(super) goes_on: bool,
 }
 
 /// Why the listing has to begin anew, one page after another.
@@ -118,9 +139,59 @@ impl<P> Ranges<P> {
             single,
             held_back: false,
             page_names,
+            reach_pages: u128::MAX,
         };
         drop(ranges.restart());
         ranges
+    }
+
+    /// A listing of which somebody may not want all: it begins behind `after` (the empty name is the
+    /// beginning), with a range behind each of `seams` beside the first, and is split no more than
+    /// `reach_pages` ahead.
+    pub(super) fn near(after: &str, seams: &[String], reach_pages: u32, page_names: usize) -> Self {
+        let mut ranges = Self::new(false, page_names);
+        ranges.reach_pages = reach_pages.into();
+        let mut starts = vec![after];
+        starts.extend(seams.iter().map(String::as_str).filter(|seam| *seam > after));
+        starts.dedup();
+        let untils = starts.iter().skip(1).copied().map(Some).chain([None]);
+        let of = |(start, until): (&&str, Option<&str>)| {
+            ranges.next_id += 1;
+            Range::new(ranges.next_id, start, until.map(Into::into))
+        };
+        ranges.ranges = starts.iter().zip(untils).map(of).collect();
+        ranges
+    }
+
+    /// Each range that is still there: its number, and the name behind which it began.
+    pub(super) fn each(&self) -> impl Iterator<Item = (u64, &str)> {
+        self.ranges.iter().map(|range| (range.id, &*range.began))
+    }
+
+    /// Whether the range has come to its end.
+    pub(super) fn is_done(&self, id: u64) -> bool {
+        self.ranges.iter().find(|range| range.id == id).is_none_or(|range| range.done)
+    }
+
+    /// How far the range has come in which `name` lies. `None` where all ranges have an end before it.
+    pub(super) fn progress(&self, name: &str) -> Option<Progress<'_>> {
+        let reaches = |range: &&Range<P>| range.until.as_deref().is_none_or(|until| name <= until);
+        let range = self.ranges.iter().find(reaches)?;
+        let Range { id, after, asked, done, n_pages, .. } = range;
+        Some(Progress { id: *id, after, asked: *asked, done: *done, n_pages: *n_pages })
+    }
+
+    /// Goes on behind `after`, beside what is on its way: for somebody who waits for what follows it.
+    pub(super) fn go_on_at(&mut self, after: &str) -> Option<Ask> {
+        let inside = |range: &Range<P>| {
+            *range.after <= *after && range.until.as_deref().is_none_or(|until| after < until)
+        };
+        let at = self.ranges.iter().position(|range| !range.done && inside(range))?;
+        let range = &mut self.ranges[at];
+        if !range.asked && *range.after == *after {
+            return Some(range.ask());
+        }
+        (self.ranges.len() < RANGES_MAX).then(|| self.split_at(at, after))
     }
 
     /// From the beginning, and without ranges from now on. Gives back what has come and was not taken.
@@ -183,8 +254,9 @@ impl<P> Ranges<P> {
         self.held_back &= at > 0;
         range.asked = false;
         range.token = facts.token.map(str::to_owned);
-        range.done = facts.token.is_none() || facts.n_behind > 0;
+        range.done = !facts.goes_on || facts.n_behind > 0;
         range.n_names += facts.n_names;
+        range.n_pages += 1;
         if let Some(last) = facts.last {
             range.after = last.into();
         }
@@ -205,8 +277,10 @@ impl<P> Ranges<P> {
             for name in [facts.first, facts.last].into_iter().flatten() {
                 self.alphabet.add(name);
             }
-            if self.first_name.is_none() {
-                self.first_name = facts.first.map(Into::into);
+            if let Some(first) = facts.first
+                && self.first_name.as_deref().is_none_or(|before| first < before)
+            {
+                self.first_name = Some(first.into());
             }
         }
         let seams_fit = self.seam_fits(at) && at.checked_sub(1).is_none_or(|at| self.seam_fits(at));
@@ -279,12 +353,16 @@ impl<P> Ranges<P> {
             return None;
         }
         let (at, name) = self.middle()?;
+        Some(self.split_at(at, &name))
+    }
+
+    fn split_at(&mut self, at: usize, name: &str) -> Ask {
         let id = self.new_id();
         let before = &mut self.ranges[at];
-        let mut range = Range::new(id, &name, before.until.replace(name.as_str().into()));
+        let mut range = Range::new(id, name, before.until.replace(name.into()));
         let ask = range.ask();
         self.ranges.insert(at + 1, range);
-        Some(ask)
+        ask
     }
 
     /// The range to split and the name to split it at: the one with most pages to come.
@@ -293,6 +371,7 @@ impl<P> Ranges<P> {
         let farthest = self.ranges.back().map(|range| &*range.after).filter(|it| !it.is_empty())?;
         let spread = Spread::new(&self.alphabet, first_name, farthest);
         let mut long: Vec<(u128, usize, u128, u128)> = Vec::new();
+        let reach = self.reach_pages;
         for (at, range) in self.ranges.iter().enumerate() {
             // Nothing is known of one that has not had a page, and nothing is left of one that is done.
             if range.done || range.first.is_none() {
@@ -310,8 +389,13 @@ impl<P> Ranges<P> {
             let (behind, ahead) = ((here - start).max(1), end.saturating_sub(here));
             let page = (behind * self.page_names as u128 / range.n_names.max(1) as u128).max(1);
             let n_pages = ahead / page;
-            if n_pages >= PAGES_TO_SPLIT {
-                long.push((n_pages, at, here, ahead));
+            if n_pages >= PAGES_TO_SPLIT && (reach == u128::MAX || n_pages > reach) {
+                long.push((
+                    n_pages,
+                    at,
+                    here,
+                    ahead.min(page.saturating_mul(2 * reach.min(n_pages))),
+                ));
             }
         }
         long.sort_unstable_by_key(|(n_pages, ..)| std::cmp::Reverse(*n_pages));
@@ -327,6 +411,7 @@ impl<P> Range<P> {
     fn new(id: u64, after: &str, until: Option<Box<str>>) -> Self {
         Self {
             id,
+            began: after.into(),
             after: after.into(),
             token: None,
             until,
@@ -335,6 +420,7 @@ impl<P> Range<P> {
             first: None,
             behind: None,
             n_names: 0,
+            n_pages: 0,
             start: after.into(),
             pages: VecDeque::new(),
         }
@@ -405,6 +491,7 @@ mod tests {
                     behind: behind.first().map(String::as_str),
                     ascending: true,
                     token: token.as_deref(),
+                    goes_on: token.is_some(),
                 };
                 assert_eq!(ranges.answer(ask.id, facts, own.to_vec()), Ok(true));
             }
@@ -500,6 +587,7 @@ mod tests {
             behind: None,
             ascending: true,
             token,
+            goes_on: token.is_some(),
         };
         for (first, last) in [("000", "001"), ("002", "003"), ("004", "005"), ("006", "007")] {
             let ask = ranges.ask(true).unwrap();
@@ -529,6 +617,7 @@ mod tests {
                 behind: behind.then_some("zz"),
                 ascending: true,
                 token,
+                goes_on: token.is_some(),
             };
             for (first, last) in [("000", "001"), ("002", "003"), ("004", "005"), ("006", "007")] {
                 let ask = ranges.ask(true).expect("a request");

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::block::{Block, Print, print};
+use super::block::{Block, Print, Unpacked, print};
 use super::listing::{Assembly, Item, RawPage};
 use super::name::directory_order;
 use super::weight::{Scales, Weight};
@@ -163,6 +163,25 @@ impl Shelf {
                 Search::Away(at)
             }
             _ => Search::Absent,
+        }
+    }
+
+    /// The entry before the place of `name`; `None` where there is none, or it was put away.
+    pub(super) fn before(&self, name: &str) -> Option<Unpacked<'_>> {
+        let before = |slot: &Slot| directory_order(slot.last_name(), name).is_lt();
+        let at = self.slots.partition_point(before);
+        let last = |block: &'_ Arc<Block>, n_rows: usize| {
+            (0..n_rows).rev().find(|row| block.row(*row).is_some())
+        };
+        if let Some(Slot { content: Content::Here(block), .. }) = self.slots.get(at)
+            && let Ok(index) | Err(index) = block.search(name)
+            && let Some(row) = last(block, index)
+        {
+            return block.row(row);
+        }
+        match &self.slots.get(at.checked_sub(1)?)?.content {
+            Content::Here(block) => block.row(last(block, block.len())?),
+            Content::Away(_) => None,
         }
     }
 

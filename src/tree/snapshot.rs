@@ -6,6 +6,7 @@
 use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -14,10 +15,11 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::answer::{Answer, Source, What};
 use super::block::{Block, Listed};
-use super::listing::{Assembly, Gain, PackedPage, RawPage};
+use super::listing::{Assembly, Gain, Item, PackedPage, RawPage};
 use super::name::directory_order;
 use super::ranges::{Ask, Disorder, Facts, Place, Ranges};
 use super::shelf::{Again, Search, Shelf};
+use super::sweep::Mark;
 use super::weight::{Scales, Weight};
 use crate::error::{FsError, StoreError, StoreErrorKind};
 use crate::flight::Flights;
@@ -32,6 +34,16 @@ pub(super) struct Snapshot {
     pub(super) flights: Flights<Need, Result<(), FsError>>,
     /// Something has come, or has failed to.
     pub(super) landed: Notify,
+    /// Where a listing of a whole tree told it.
+    told: Option<Told>,
+}
+
+/// What a listing without delimiter told of a directory on its way through a tree.
+pub(super) struct Told {
+    /// The pages that told it.
+    pub(super) marks: Box<[Arc<Mark>]>,
+    /// Pages of all of that listing so far: what it cost.
+    pub(super) n_pages: Arc<AtomicUsize>,
 }
 
 /// What a reader waits for.
@@ -51,6 +63,8 @@ struct State {
     /// What is asked for, and what has come and waits for pages before it.
     ranges: Ranges<PackedPage>,
     is_complete: bool,
+    /// The first page is asked for without delimiter.
+    flat: bool,
     /// The page that is needed next could not be had.
     failed: Option<FsError>,
     /// Hashes of the tokens that led to a page, each with its range. A server that gives one again goes round in circles.
@@ -118,6 +132,7 @@ impl Snapshot {
             pages: Vec::new(),
             ranges: Ranges::new(!(ordered && by_ranges), usize::from(ListRequest::PAGE_KEYS)),
             is_complete: false,
+            flat: false,
             failed: None,
             tokens: HashSet::new(),
             n_idle: 0,
@@ -131,17 +146,41 @@ impl Snapshot {
             state: Mutex::new(state),
             flights: Flights::new(Err(FsError::Abandoned)),
             landed: Notify::new(),
+            told: None,
         }
+    }
+
+    /// One whose first page is asked for without delimiter, so that it also tells of what is below.
+    pub(super) fn flat_first(self) -> Self {
+        self.state.lock().flat = true;
+        self
+    }
+
+    /// All of a directory, as a listing without delimiter came by: `items` in the order of keys. Some key
+    /// is there, be it the directory's own marker.
+    pub(super) fn whole(self, items: Vec<Item>, sent: Instant, told: Told) -> (Self, News) {
+        let mut news = News::default();
+        let mut state = self.state.lock();
+        let page = RawPage::of_items(items, true, sent).shown();
+        state.push(&self.prefix, page, true, &mut news);
+        drop(state);
+        (Self { told: Some(told), ..self }, news)
+    }
+
+    /// The first page is to be asked for with a delimiter after all.
+    pub(super) fn delimit(&self) {
+        self.state.lock().flat = false;
     }
 
     /// The requests that are to be sent now: that for the next page, and, where `may_go_ahead`, those
     /// that go on behind it. Each is to be answered by [`Snapshot::answer`] or [`Snapshot::fail`].
     pub(super) fn ask(&self, may_go_ahead: bool) -> Vec<(u64, ListRequest)> {
         let mut state = self.state.lock();
+        let flat = state.flat;
         let request = |Ask { id, place }| {
             let mut request = ListRequest::directory(self.prefix.as_str());
             match place {
-                Place::Beginning => {}
+                Place::Beginning => request.delimited = !flat,
                 Place::Token(token) => request.continuation = Some(token),
                 Place::After(name) => {
                     request.start_after = Some(format!("{}{name}", self.prefix.as_str()));
@@ -161,13 +200,37 @@ impl Snapshot {
         page: ListPage,
         sent: Instant,
     ) -> Result<News, StoreError> {
-        let mut news = News::default();
         let token = page.continuation.clone();
         // A thousand names are taken apart without the lock.
-        let mut page = RawPage::of(self.prefix.as_str(), page, sent);
+        let page = RawPage::of(self.prefix.as_str(), page, sent);
+        let goes_on = token.is_some();
+        self.take(id, page, token.as_deref(), goes_on)
+    }
+
+    /// As [`Snapshot::answer`] for the first page where that came without delimiter: what it has of this
+    /// directory. Where that is not all, `goes_on`.
+    pub(super) fn answer_flat(
+        &self,
+        id: u64,
+        items: Vec<Item>,
+        has_keys: bool,
+        goes_on: bool,
+        sent: Instant,
+    ) -> Result<News, StoreError> {
+        self.take(id, RawPage::of_items(items, has_keys, sent), None, goes_on)
+    }
+
+    fn take(
+        &self,
+        id: u64,
+        mut page: RawPage,
+        token: Option<&str>,
+        goes_on: bool,
+    ) -> Result<News, StoreError> {
+        let mut news = News::default();
         let mut state = self.state.lock();
         let behind = page.cut(state.ranges.until(id));
-        if let Some(token) = &token {
+        if let Some(token) = token {
             let token = token_hash(id, token);
             state.check_endless(token).map_err(|what| {
                 let what = format!("the listing of {:?} {what}", self.prefix.as_str());
@@ -185,7 +248,8 @@ impl Snapshot {
             n_behind: behind.n_names,
             behind: behind.first.as_deref(),
             ascending: page.in_order,
-            token: token.as_deref(),
+            token,
+            goes_on,
         };
         let packed = page.pack(&self.prefix);
         let bytes = packed.bytes();
@@ -233,6 +297,40 @@ impl Snapshot {
 
     pub(super) fn n_pages(&self) -> usize {
         self.state.lock().pages.len()
+    }
+
+    /// What it cost, in pages: those of the whole listing that told it, counted once.
+    pub(super) fn cost(&self) -> usize {
+        match &self.told {
+            Some(told) => told.n_pages.load(Ordering::Relaxed).max(1),
+            None => self.n_pages(),
+        }
+    }
+
+    /// The pages of a listing of a whole tree that told it; none where it was listed by itself.
+    pub(super) fn marks(&self) -> &[Arc<Mark>] {
+        self.told.as_ref().map_or(&[], |told| &told.marks)
+    }
+
+    /// Names so far.
+    pub(super) fn n_names(&self) -> usize {
+        let state = self.state.lock();
+        (0..state.shelf.len()).map(|slot| state.shelf.extent(slot).0).sum()
+    }
+
+    /// The directories in it so far, in directory order, but for those of pages that were put away.
+    pub(super) fn directories(&self) -> Vec<Box<str>> {
+        let state = self.state.lock();
+        let blocks = state.shelf.blocks();
+        blocks.flat_map(|block| block.directories().map(Into::into)).collect()
+    }
+
+    /// The entry before `name` in directory order, and whether that is a directory; `None` where it is
+    /// not known.
+    pub(super) fn before(&self, name: &str) -> Option<(Box<str>, bool)> {
+        let state = self.state.lock();
+        let before = state.assembly.is_ordered().then(|| state.shelf.before(name))?;
+        before.map(|row| (row.name.into(), row.version.is_none()))
     }
 
     pub(super) fn is_complete(&self) -> bool {
@@ -340,8 +438,10 @@ impl Snapshot {
             }
             Search::Absent | Search::Away(_) => return None,
         };
-        let source = Source::Listing { is_complete };
-        Some(Answer { what, sent, n_pages: state.pages.len(), source })
+        let n_pages = state.pages.len();
+        drop(state);
+        let n_pages = if self.told.is_some() { self.cost() } else { n_pages };
+        Some(Answer { what, sent, n_pages, source: Source::Listing { is_complete } })
     }
 
     /// The entry `name`, where it has one.
@@ -375,9 +475,13 @@ impl State {
     /// Takes in the next page, if it is there.
     fn take_page(&mut self, dir: &DirPath, news: &mut News) -> bool {
         let Some((page, is_last)) = self.ranges.take() else { return false };
+        self.weight.remove(page.bytes());
+        self.push(dir, page.unpack(), is_last, news);
+        true
+    }
+
+    fn push(&mut self, dir: &DirPath, page: RawPage, is_last: bool, news: &mut News) {
         let Self { assembly, shelf, pages, tokens, waiting_bytes, told_bytes, weight, .. } = self;
-        weight.remove(page.bytes());
-        let page = page.unpack();
         let (was_ordered, sent) = (assembly.is_ordered(), page.sent);
         // Made only where the end of an unordered listing asks.
         let given = OnceCell::new();
@@ -413,7 +517,6 @@ impl State {
         self.n_idle = if gain.is_news { 0 } else { self.n_idle + 1 };
         news.shadowed.extend(gain.shadowed);
         news.n_hidden += gain.n_hidden;
-        true
     }
 
     /// Key ranges do not fit together: what has come in order stays, and all comes again.

@@ -3,6 +3,7 @@
 mod lookup;
 mod model;
 mod readdir;
+mod walk;
 
 use std::sync::Arc;
 use std::time::Duration;
