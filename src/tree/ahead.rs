@@ -92,20 +92,25 @@ impl Tree {
     /// As [`Tree::walk_to`] for one that is to be listed again behind. True where a sweep does that.
     pub(super) fn walk_behind(self: &Arc<Self>, directory: &Arc<Directory>) -> bool {
         let Some(sweep) = self.sweep_for(directory) else { return false };
-        let (path, start) = self.place_in(&sweep, &directory.path);
-        self.go_ahead(&sweep);
-        let Reach::Before(step) = sweep.reach(&path) else { return false };
-        if let Some((id, request)) = sweep.want(&path, &start, step) {
-            self.spawn_sweep(&sweep, id, request);
+        let path = &directory.path.as_str()[sweep.top.as_str().len()..];
+        let comes_by = matches!(sweep.reach(path), Reach::Before(_));
+        if comes_by {
+            sweep.go_by(path);
+            self.go_ahead(&sweep);
         }
-        true
+        comes_by
     }
 
     /// Somebody reads what `listing` told.
     pub(super) fn note_use(self: &Arc<Self>, directory: &Directory, listing: &Snapshot) {
-        for sweep in listing.marks().iter().filter_map(|mark| mark.note_use()) {
-            self.walks.use_above(&sweep.top, &self.root);
-            self.go_ahead(&sweep);
+        let now = Instant::now();
+        for mark in listing.marks() {
+            if mark.note_use(now)
+                && let Some(sweep) = mark.sweep()
+            {
+                self.walks.use_above(&sweep.top, &self.root, now);
+                self.go_ahead(&sweep);
+            }
         }
         if listing.marks().is_empty() && listing.is_complete() && self.may_list_flat() {
             self.walks.count(&directory.path, &self.root, listing.n_names());
@@ -123,7 +128,7 @@ impl Tree {
                 Reach::Before(_) => return Some(sweep),
                 Reach::Passed => {}
                 Reach::Stalled if sweep.top == path.parent() => {
-                    sweep.credit.walk();
+                    sweep.credit.walk(now);
                     return None;
                 }
                 Reach::Stalled => {}
@@ -165,7 +170,8 @@ impl Tree {
         let window = usize::try_from(self.bytes_max / AHEAD_SHARE / PAGE_BYTES)
             .unwrap_or(usize::MAX)
             .clamp(1, AHEAD_PAGES_MAX);
-        let n_ranges = (n_names / page_names / 4).min(window).clamp(1, FIRST_RANGES_MAX);
+        let n_soon = walk.credit.n_soon(Instant::now()).min(window);
+        let n_ranges = (n_names / page_names / 4).min(n_soon).clamp(1, FIRST_RANGES_MAX);
         // Behind all that is in a directory: `0` comes after `/`.
         let seams = (1..n_ranges).filter_map(|index| {
             let at = (rest.len() * index / n_ranges).checked_sub(1)?;
@@ -200,7 +206,7 @@ impl Tree {
         if self.scales.bytes() > self.bytes_max {
             return;
         }
-        for (id, request) in sweep.ask() {
+        for (id, request) in sweep.ask(Instant::now()) {
             self.spawn_sweep(sweep, id, request);
         }
     }
@@ -215,7 +221,7 @@ impl Tree {
                 Ok(Ok(pieces)) => {
                     let n_names = pieces.iter().map(|piece| piece.items.len()).sum();
                     tree.walks.count(&sweep.top, &tree.root, n_names);
-                    tree.tell(&sweep.top, pieces, sent, &sweep.n_pages);
+                    tree.tell(&sweep.top, pieces, sent, &sweep.credit.n_pages);
                 }
                 Ok(Err(())) => {
                     tree.give_up_flat("the server lists a tree in another order than that of keys");
@@ -314,7 +320,7 @@ impl Tree {
             keys.sort_unstable_by(|a, b| a.key.cmp(&b.key));
             keys.dedup_by(|a, b| a.key == b.key);
         }
-        let mark = Arc::new(Mark::default());
+        let mark = Mark::single();
         let mut unfold = Unfold::new("");
         let mut pieces = Vec::new();
         for object in &keys {

@@ -3,8 +3,9 @@
 //!
 //! What it may ask for is bounded by what was used of it: [`Credit`].
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -23,8 +24,6 @@ pub(super) struct Sweep {
     /// A page has come, or failed to.
     pub(super) landed: Notify,
     pub(super) credit: Arc<Credit>,
-    /// Pages so far: what all that it tells has cost.
-    pub(super) n_pages: Arc<AtomicUsize>,
     /// Pages that may be here and on their way without having been used.
     window: usize,
 }
@@ -33,23 +32,43 @@ struct State {
     ranges: Ranges<()>,
     /// By the number of the range that goes on with it, in the order of keys.
     parts: Vec<(u64, Unfold<Mark>)>,
+    /// The greatest number of a range that had a part.
+    met: u64,
     ended: bool,
+    /// Pages that were asked for and have not been used.
+    n_unused: usize,
+    /// Somebody went by here with old answers, which are to be told anew.
+    wanted: String,
     /// What the parts hold.
     weight: Weight,
 }
 
 /// A page of a sweep, for what was told by it.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub(super) struct Mark {
-    used: AtomicBool,
+    /// When it was last of use.
+    used: Mutex<Option<Instant>>,
     sweep: Weak<Sweep>,
+    credit: Option<Arc<Credit>>,
 }
 
-/// What a walk has cost, and what was used of that, in pages.
-#[derive(Debug, Default)]
+/// What a walk has cost, what was used of that, and how fast, in pages.
+#[derive(Debug)]
 pub(super) struct Credit {
-    spent: AtomicUsize,
-    used: AtomicUsize,
+    account: Mutex<Account>,
+    /// Pages of all its sweeps: what everything that they tell has cost.
+    pub(super) n_pages: Arc<AtomicUsize>,
+}
+
+#[derive(Debug)]
+struct Account {
+    spent: usize,
+    used: usize,
+    /// Since when the pace is measured, and what was used by then.
+    since: Instant,
+    used_then: usize,
+    /// How long the walker has needed for a page.
+    pace: Duration,
 }
 
 /// Where a listing stands that goes by a directory.
@@ -81,6 +100,12 @@ const SPARE_PAGES: usize = 4;
 /// As many more where somebody waits: he would ask for a page himself.
 const SPARE_PAGES_FOR_A_WALKER: usize = 4;
 
+/// What is told ahead should be used within this time, while it holds.
+const HOLD_TIME: Duration = Duration::from_secs(10);
+
+/// A pace is that of at least so long.
+const PACE_TIME: Duration = Duration::from_millis(200);
+
 /// Pages of one range before the next begins: each seam costs half a page.
 const REACH_PAGES: u32 = 4;
 
@@ -88,27 +113,77 @@ const REACH_PAGES: u32 = 4;
 const ITEM_BYTES: usize = 160;
 
 impl Credit {
-    /// Whether one more page may be asked for: never more than twice what was used, and `spare`, nor
-    /// more than `window` ahead.
-    fn may_spend(&self, spare: usize, window: usize) -> bool {
-        let (spent, used) = (self.spent.load(Ordering::Relaxed), self.used.load(Ordering::Relaxed));
-        spent < 2 * used + spare && spent.saturating_sub(used) < window + spare
+    pub(super) fn new(now: Instant) -> Arc<Self> {
+        let account = Account { spent: 0, used: 0, since: now, used_then: 0, pace: Duration::ZERO };
+        Arc::new(Self { account: Mutex::new(account), n_pages: Arc::default() })
     }
 
-    /// A page was asked for by the walker itself.
-    pub(super) fn walk(&self) {
-        self.spent.fetch_add(1, Ordering::Relaxed);
-        self.used.fetch_add(1, Ordering::Relaxed);
+    /// A page was asked for by the walker himself.
+    pub(super) fn walk(&self, now: Instant) {
+        self.account.lock().spent += 1;
+        self.note_use(now);
+    }
+
+    fn note_use(&self, now: Instant) {
+        let mut account = self.account.lock();
+        account.used += 1;
+        let time = now.saturating_duration_since(account.since);
+        if time >= PACE_TIME {
+            account.pace = account.pace_at(now);
+            (account.since, account.used_then) = (now, account.used);
+        }
+    }
+
+    /// Whether one more page may be asked for: never more than twice what was used, and `spare`.
+    fn may_spend(&self, spare: usize) -> bool {
+        let account = self.account.lock();
+        account.spent < 2 * account.used + spare
+    }
+
+    /// How many pages the walker needs within [`HOLD_TIME`].
+    pub(super) fn n_soon(&self, now: Instant) -> usize {
+        let pace = self.account.lock().pace_at(now);
+        let pages = HOLD_TIME.as_nanos() / pace.as_nanos().max(1);
+        usize::try_from(pages).unwrap_or(usize::MAX).max(1)
+    }
+}
+
+impl Account {
+    fn pace_at(&self, now: Instant) -> Duration {
+        let time = now.saturating_duration_since(self.since);
+        if time < PACE_TIME {
+            return self.pace;
+        }
+        let n_used = u32::try_from(self.used - self.used_then).unwrap_or(u32::MAX);
+        // Several pages may be used up in a moment, and the next one be walked through for long.
+        (self.pace * 3 + time / n_used.max(1)) / 4
     }
 }
 
 impl Mark {
-    /// The page was of use. Gives its sweep where this is new.
-    pub(super) fn note_use(&self) -> Option<Arc<Sweep>> {
-        let sweep = (!self.used.swap(true, Ordering::Relaxed)).then(|| self.sweep.upgrade());
-        let sweep = sweep.flatten()?;
-        sweep.credit.used.fetch_add(1, Ordering::Relaxed);
-        Some(sweep)
+    /// Of a page that nobody walks by.
+    pub(super) fn single() -> Arc<Self> {
+        Arc::new(Self { used: Mutex::default(), sweep: Weak::new(), credit: None })
+    }
+
+    /// The page was of use. False where it was a moment ago.
+    pub(super) fn note_use(&self, now: Instant) -> bool {
+        let before = self.used.lock().replace(now);
+        let is_new = before.is_none_or(|before| now.saturating_duration_since(before) > HOLD_TIME);
+        if is_new && let Some(credit) = &self.credit {
+            credit.note_use(now);
+        }
+        if before.is_none()
+            && let Some(sweep) = self.sweep.upgrade()
+        {
+            sweep.state.lock().n_unused -= 1;
+        }
+        is_new
+    }
+
+    /// The sweep whose page it was, while that goes on.
+    pub(super) fn sweep(&self) -> Option<Arc<Sweep>> {
+        self.sweep.upgrade()
     }
 }
 
@@ -127,7 +202,10 @@ impl Sweep {
         let state = State {
             ranges: Ranges::near(start, seams, REACH_PAGES, page_names),
             parts: Vec::new(),
+            met: 0,
             ended: false,
+            n_unused: 0,
+            wanted: String::new(),
             weight: scales.weight(size_of::<Self>()),
         };
         Arc::new(Self {
@@ -135,7 +213,6 @@ impl Sweep {
             state: Mutex::new(state),
             landed: Notify::new(),
             credit,
-            n_pages: Arc::default(),
             window,
         })
     }
@@ -145,12 +222,17 @@ impl Sweep {
     }
 
     /// The requests that are worth sending now, each for [`Sweep::answer`] or [`Sweep::fail`].
-    pub(super) fn ask(&self) -> Vec<(u64, ListRequest)> {
+    pub(super) fn ask(&self, now: Instant) -> Vec<(u64, ListRequest)> {
+        let n_ahead = self.credit.n_soon(now).min(self.window);
         let mut state = self.state.lock();
         let mut asks = Vec::new();
-        while !state.ended && self.credit.may_spend(SPARE_PAGES, self.window) {
-            let Some(ask) = state.ranges.ask(true) else { break };
-            asks.push(self.request(ask));
+        while !state.ended && self.credit.may_spend(SPARE_PAGES) {
+            let may_go_ahead = state.n_unused < n_ahead;
+            if !may_go_ahead && !state.is_behind_wanted() {
+                break;
+            }
+            let Some(ask) = state.ranges.ask(may_go_ahead) else { break };
+            asks.push(self.request(&mut state, ask));
         }
         state.meet();
         asks
@@ -166,10 +248,18 @@ impl Sweep {
         let spare = SPARE_PAGES + SPARE_PAGES_FOR_A_WALKER;
         if state.ended || done || (after > path && !inside) {
             Reach::Passed
-        } else if asked || self.credit.may_spend(spare, self.window) {
+        } else if asked || self.credit.may_spend(spare) {
             Reach::Before(Step { range: id, n_pages, inside, asked })
         } else {
             Reach::Stalled
+        }
+    }
+
+    /// It is to come by the directory `path`, although nobody will wait for it there.
+    pub(super) fn go_by(&self, path: &str) {
+        let mut state = self.state.lock();
+        if path > state.wanted.as_str() {
+            path.clone_into(&mut state.wanted);
         }
     }
 
@@ -184,7 +274,7 @@ impl Sweep {
         let after = if after < start { start.to_owned() } else { after.to_owned() };
         let ask = state.ranges.go_on_at(&after);
         state.meet();
-        ask.map(|ask| self.request(ask))
+        ask.map(|ask| self.request(&mut state, ask))
     }
 
     /// Takes a page, and gives the directories that are whole by that. Fails where the server does
@@ -222,8 +312,9 @@ impl Sweep {
             state.give_up();
             return if taken.is_err() { Err(()) } else { Ok(Vec::new()) };
         }
-        self.n_pages.fetch_add(1, Ordering::Relaxed);
-        let mark = Arc::new(Mark { sweep: Arc::downgrade(self), ..Mark::default() });
+        self.credit.n_pages.fetch_add(1, Ordering::Relaxed);
+        let (sweep, credit) = (Arc::downgrade(self), Some(Arc::clone(&self.credit)));
+        let mark = Arc::new(Mark { used: Mutex::default(), sweep, credit });
         let mut out = Vec::new();
         if let Some((_, part)) = state.parts.iter_mut().find(|(part, _)| *part == id) {
             for (key, version) in own {
@@ -239,8 +330,9 @@ impl Sweep {
         self.state.lock().give_up();
     }
 
-    fn request(&self, ask: Ask) -> (u64, ListRequest) {
-        self.credit.spent.fetch_add(1, Ordering::Relaxed);
+    fn request(&self, state: &mut State, ask: Ask) -> (u64, ListRequest) {
+        self.credit.account.lock().spent += 1;
+        state.n_unused += 1;
         let mut request = ListRequest::directory(self.top.as_str());
         request.delimited = false;
         match ask.place {
@@ -253,14 +345,19 @@ impl Sweep {
 }
 
 impl State {
+    fn is_behind_wanted(&self) -> bool {
+        self.ranges.progress("").is_some_and(|front| *front.after < *self.wanted)
+    }
+
     /// Begins a part for each range that is new.
     fn meet(&mut self) {
-        for (id, began) in self.ranges.each() {
-            if self.parts.iter().all(|(part, _)| *part != id) {
-                let at = self.parts.partition_point(|(_, part)| part.start() < began);
-                self.parts.insert(at, (id, Unfold::new(began)));
-            }
+        let mut met = self.met;
+        for (id, began) in self.ranges.each().filter(|(id, _)| *id > self.met) {
+            met = met.max(id);
+            let at = self.parts.partition_point(|(_, part)| part.start() < began);
+            self.parts.insert(at, (id, Unfold::new(began)));
         }
+        self.met = met;
     }
 
     /// Puts together what has come side by side.

@@ -81,13 +81,13 @@ impl Walks {
         let parent = path.parent();
         let child = &path.as_str()[parent.as_str().len()..];
         let mut walks = self.walks.lock();
-        Self::each_above(&mut walks, &parent, root, |walk| walk.credit.walk());
+        Self::each_above(&mut walks, &parent, root, |walk| walk.credit.walk(now));
         let new = || Walk {
             seen: now,
             child: child.into(),
             n_children: 0,
             n_names: 0,
-            credit: Arc::default(),
+            credit: Credit::new(now),
             sweep: None,
         };
         let walk = walks.get_or_insert_mut(parent, new);
@@ -98,7 +98,7 @@ impl Walks {
         let is_walk = *walk.child != *child && (pause <= PAUSE || follows(&walk.child));
         walk.seen = now;
         walk.child = child.into();
-        walk.credit.walk();
+        walk.credit.walk(now);
         walk.n_children += 1;
         let recognized = Recognized {
             credit: Arc::clone(&walk.credit),
@@ -117,8 +117,8 @@ impl Walks {
     }
 
     /// A page that tells of what is in directory `path` was used, for those who walk above it.
-    pub(super) fn use_above(&self, path: &DirPath, root: &DirPath) {
-        Self::each_above(&mut self.walks.lock(), path, root, |walk| walk.credit.walk());
+    pub(super) fn use_above(&self, path: &DirPath, root: &DirPath, now: Instant) {
+        Self::each_above(&mut self.walks.lock(), path, root, |walk| walk.credit.walk(now));
     }
 
     /// From now on `sweep` tells of what is below its top.

@@ -275,3 +275,16 @@ proptest! {
         })?;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_walker_is_not_left_behind_by_what_holds_for_a_minute() {
+    let world = World::new(&[]);
+    let keys = bushes(107);
+    world.put_all(&keys);
+    for dir in expected(&keys).keys() {
+        assert!(!world.readdir(dir).await.unwrap().is_empty());
+        pass(400).await;
+    }
+    let n_calls = world.n_calls();
+    assert!(n_calls <= 2 * 25 + 25, "eight minutes for 17 pages: {n_calls}");
+}
