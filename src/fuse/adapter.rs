@@ -13,14 +13,15 @@ use fuser::{
 use tokio::runtime::Handle as Runtime;
 
 use super::dispatch::{Deadlines, Patience, dispatch, inline};
+use super::entries::{EntriesReply, fill};
 use super::kernel;
 use super::report::Report;
 use crate::error::FsError;
-use crate::fs::{Attr, DirectoryEntry, Entry, FileSystem, Handle};
+use crate::fs::{Attr, Entry, FileSystem, Handle};
 use crate::object::Ino;
 
 /// Inode numbers are never used again for something else, so one generation is enough.
-const GENERATION: Generation = Generation(0);
+pub(super) const GENERATION: Generation = Generation(0);
 
 /// What fuser's session owns.
 pub struct Adapter {
@@ -46,6 +47,25 @@ impl Adapter {
     fn blame(&self, operation: &'static str) -> impl Fn(Ino, &FsError) -> Errno + Send + use<> {
         let (fs, report) = (Arc::clone(&self.fs), Arc::clone(&self.report));
         move |ino, err| Errno::from_i32(report.error(operation, &fs.name_of(ino), err))
+    }
+
+    /// Answers READDIR and READDIRPLUS.
+    fn read_directory(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        reply: impl EntriesReply,
+    ) {
+        let handle = Handle(fh.0);
+        let (fs, blame) = (Arc::clone(&self.fs), self.blame("readdir"));
+        let reader = Arc::clone(&fs);
+        let request = async move { reader.read_directory(handle, offset).await };
+        dispatch(&self.runtime, self.patience(req), request, move |answer| match answer {
+            Ok(entries) => fill(reply, &fs, handle, entries),
+            Err(err) => reply.error(blame(Ino(ino.0), &err)),
+        });
     }
 }
 
@@ -157,24 +177,9 @@ impl Filesystem for Adapter {
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectory,
+        reply: ReplyDirectory,
     ) {
-        let (fs, blame) = (Arc::clone(&self.fs), self.blame("readdir"));
-        let reader = Arc::clone(&fs);
-        let request = async move { reader.read_directory(Handle(fh.0), offset).await };
-        dispatch(&self.runtime, self.patience(req), request, move |answer| match answer {
-            Ok(entries) => {
-                for entry in entries {
-                    let attr = fs.look_at(&entry.found);
-                    let ino = INodeNo(attr.ino.0);
-                    if reply.add(ino, entry.next, file_type(&attr), &*entry.name) {
-                        break;
-                    }
-                }
-                reply.ok();
-            }
-            Err(err) => reply.error(blame(Ino(ino.0), &err)),
-        });
+        self.read_directory(req, ino, fh, offset, reply);
     }
 
     fn readdirplus(
@@ -183,22 +188,9 @@ impl Filesystem for Adapter {
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
-        let (fs, blame) = (Arc::clone(&self.fs), self.blame("readdir"));
-        let reader = Arc::clone(&fs);
-        let request = async move { reader.read_directory(Handle(fh.0), offset).await };
-        dispatch(&self.runtime, self.patience(req), request, move |answer| match answer {
-            Ok(entries) => {
-                for entry in entries {
-                    if !add_plus(&fs, &mut reply, &entry) {
-                        break;
-                    }
-                }
-                reply.ok();
-            }
-            Err(err) => reply.error(blame(Ino(ino.0), &err)),
-        });
+        self.read_directory(req, ino, fh, offset, reply);
     }
 
     fn releasedir(
@@ -244,31 +236,11 @@ impl Filesystem for Adapter {
     }
 }
 
-/// Adds one entry with its attributes. The lookup is counted before the reply is written, and taken
-/// back when the entry did not fit; `.` and `..` are not counted (linux/fs/fuse/readdir.c,
-/// `fuse_direntplus_link`).
-fn add_plus(fs: &FileSystem, reply: &mut ReplyDirectoryPlus, entry: &DirectoryEntry) -> bool {
-    let counted = !matches!(&*entry.name, "." | "..");
-    let attr = if counted { fs.remember(&entry.found) } else { fs.look_at(&entry.found) };
-    let full = reply.add(
-        INodeNo(attr.ino.0),
-        entry.next,
-        &*entry.name,
-        &entry.valid_for,
-        &file_attr(&attr),
-        GENERATION,
-    );
-    if full && counted {
-        fs.forget(attr.ino, 1);
-    }
-    !full
-}
-
-fn file_type(attr: &Attr) -> FileType {
+pub(super) fn file_type(attr: &Attr) -> FileType {
     if attr.is_directory { FileType::Directory } else { FileType::RegularFile }
 }
 
-fn file_attr(attr: &Attr) -> FileAttr {
+pub(super) fn file_attr(attr: &Attr) -> FileAttr {
     let seconds = Duration::from_secs(attr.modified.unsigned_abs());
     let time = if attr.modified < 0 {
         SystemTime::UNIX_EPOCH - seconds

@@ -4,6 +4,7 @@
 mod adapter;
 mod caller;
 mod dispatch;
+mod entries;
 mod kernel;
 pub mod notify;
 mod report;

@@ -124,6 +124,11 @@ impl DirHandle {
         }
     }
 
+    /// As [`DirHandle::read`], but only what is in memory: none says nothing.
+    pub fn read_known(&self, position: u64, max: usize) -> Vec<Entry> {
+        self.known(position, max).map_or_else(Vec::new, |known| known.entries)
+    }
+
     /// Takes a new snapshot with the next read, as rewinddir(3) wants it.
     pub fn rewind(&self) {
         let before = self.view.lock().take();
