@@ -10,6 +10,7 @@ mod documents;
 mod failures;
 mod faults;
 mod files;
+mod handles;
 mod hostile;
 mod hostile_reads;
 mod layers;

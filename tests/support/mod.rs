@@ -2,6 +2,8 @@
 //! it, and, for the tests alone, the mounted binary.
 
 #[cfg(test)]
+pub(crate) mod directory;
+#[cfg(test)]
 pub(crate) mod hostile;
 pub(crate) mod listeners;
 // The program of the simulator has no binary to mount.

@@ -134,6 +134,8 @@ pub(crate) struct Bucket {
     /// What was replaced or deleted while the bucket was versioned.
     pub(crate) history: HashMap<Box<[u8]>, Vec<Object>>,
     pub(crate) uploads: HashMap<String, Upload>,
+    /// Entries on a page of a listing, where a server gives fewer than it was asked for.
+    pub(crate) page_entries_max: usize,
     next_version: u64,
 }
 
@@ -146,6 +148,7 @@ impl Bucket {
             objects: Objects::new(),
             history: HashMap::new(),
             uploads: HashMap::new(),
+            page_entries_max: usize::MAX,
             next_version: 1,
         }
     }

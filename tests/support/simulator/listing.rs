@@ -195,6 +195,12 @@ impl<'a> Listing<'a> {
         Ok(Self { call, query, newer, url_encoding, with_owner, quirks })
     }
 
+    /// With at most so many entries, however many are asked for.
+    pub(crate) fn with_page_entries(mut self, n_max: usize) -> Self {
+        self.query.keys_max = self.query.keys_max.min(n_max);
+        self
+    }
+
     /// The whole document.
     pub(crate) fn xml(&self, objects: &Objects) -> String {
         let page = match self.order() {

@@ -84,7 +84,8 @@ impl Reads {
 }
 
 fn list(bucket: &Bucket, call: &Call, quirks: Quirks) -> S3Result<S3Response<Body>> {
-    let xml = Listing::parse(call, quirks)?.xml(&bucket.objects);
+    let listing = Listing::parse(call, quirks)?.with_page_entries(bucket.page_entries_max);
+    let xml = listing.xml(&bucket.objects);
     let mut headers = region_header(bucket);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
     Ok(S3Response::with_headers(Body::from(xml), headers))

@@ -273,6 +273,11 @@ impl World {
         self.with_bucket(bucket, |bucket| bucket.policy.requester_pays = requester_pays);
     }
 
+    /// Gives so many entries on a page of a listing, also to a client that asks for more: a server may.
+    pub(crate) fn set_page_entries(&self, bucket: &str, n_max: usize) {
+        self.with_bucket(bucket, |bucket| bucket.page_entries_max = n_max);
+    }
+
     // How it behaves, and what happens when.
 
     /// Changes the shaping in force; requests under way keep what they drew.
