@@ -8,9 +8,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::support::directory::{
-    Dirent, Stream, getdents, getdents_all, lseek, openat, room_for,
+    Dirent, Stream, drop_pages, getdents, getdents_all, lseek, openat, room_for,
 };
-use crate::support::mounted::Mounted;
+use crate::support::mounted::{Mounted, sleep};
 use crate::support::simulator::Simulator;
 use crate::support::simulator::call::Kind;
 use crate::support::simulator::policy::Action;
@@ -21,6 +21,12 @@ const CURRENT: [&str; 4] = ["--metadata-ttl", "0", "--negative-ttl", "0"];
 
 /// As [`CURRENT`], but what was asked for is kept.
 const KEPT: [&str; 2] = ["--metadata-ttl", "60s"];
+
+/// What was asked for is kept, but not for long.
+const SHORT: [&str; 4] = ["--metadata-ttl", "500ms", "--negative-ttl", "0"];
+
+/// [`SHORT`] is over after this; the kernel counts in ticks and rounds up.
+const SHORT_TIME: Duration = Duration::from_millis(600);
 
 fn simulator() -> Simulator {
     Simulator::builder().bucket("myfiles").start()
@@ -161,9 +167,11 @@ fn readers_of_one_handle_share_its_place() {
     let directory = File::open(mounted.join("d")).unwrap();
     let mut listed = names(getdents(&directory, 4096).unwrap());
     let n_before = listed.len();
-    // os.listdir(FD) reads on from where it is, and rewinds at its end.
-    let child = Command::new("python3")
-        .args(["-c", "import os; print('\\n'.join(os.listdir(0)))"])
+    // os.listdir(FD) reads on from where it is, and rewinds at its end. Python's own standard input may
+    // not be a directory.
+    let script = "import os; print('\\n'.join(os.listdir(3)))";
+    let child = Command::new("sh")
+        .args(["-c", "exec python3 -c \"$0\" 3<&0 </dev/null", script])
         .stdin(Stdio::from(directory.try_clone().unwrap()))
         .output()
         .unwrap();
@@ -176,9 +184,15 @@ fn readers_of_one_handle_share_its_place() {
 /// however their reads alternate.
 #[test]
 fn handles_of_different_age_do_not_mix() {
+    for options in [&CURRENT[..], &SHORT] {
+        handles_of_different_age(options);
+    }
+}
+
+fn handles_of_different_age(options: &[&str]) {
     let simulator = simulator();
     put(&simulator, numbers(3_000));
-    let mounted = Mounted::new(&simulator, "myfiles", &CURRENT);
+    let mounted = Mounted::new(&simulator, "myfiles", options);
     let read = |directory: &File, shown: &mut Vec<String>| {
         let some = names(getdents(directory, 4096).unwrap());
         shown.extend(some.iter().cloned());
@@ -189,9 +203,14 @@ fn handles_of_different_age_do_not_mix() {
     while read(&older, &mut before) {}
     for number in 0..3_000 {
         let key = format!("d/{number:05}");
-        if number % 2 == 0 { simulator.delete("myfiles", &key) } else { false };
+        if number % 2 == 0 {
+            simulator.delete("myfiles", &key)
+        } else {
+            false
+        };
         simulator.put("myfiles", &format!("{key}-new"), "x");
     }
+    sleep(SHORT_TIME);
     let newer = File::open(mounted.join("d")).unwrap();
     let mut after = Vec::new();
     // Behind `.` and `..`: the beginning would be a new moment.
@@ -208,6 +227,102 @@ fn handles_of_different_age_do_not_mix() {
     let new = numbers(3_000).flat_map(|name| [format!("{name}-new"), name]).filter(is_there);
     assert_eq!(after.len(), 4_500);
     assert_eq!(BTreeSet::from_iter(after), new.collect::<BTreeSet<_>>());
+}
+
+/// A directory that is read again within its time is read from the kernel's memory, by a new handle or
+/// after rewinddir(3): s3mount is asked to open it, and nothing else.
+#[test]
+fn a_directory_within_its_time_is_in_the_kernel() {
+    let simulator = simulator();
+    put(&simulator, numbers(3_000));
+    let mounted = Mounted::new(&simulator, "myfiles", &KEPT);
+    // The first one may be told less of the times: the listing is not complete when it begins.
+    assert_eq!(all_names(&mounted.join("d")).len(), 3_000);
+    assert_eq!(all_names(&mounted.join("d")).len(), 3_000);
+    let directory = File::open(mounted.join("d")).unwrap();
+    for rewound in [false, true] {
+        // Whoever asks s3mount now waits.
+        mounted.signal(libc::SIGSTOP);
+        let same = directory.try_clone().unwrap();
+        let (sender, listed) = std::sync::mpsc::channel();
+        let reader = std::thread::spawn(move || {
+            lseek(&same, 0).unwrap();
+            let _ = sender.send(names(getdents_all(&same, 4096).unwrap()));
+        });
+        let listed = listed.recv_timeout(Duration::from_secs(5));
+        mounted.signal(libc::SIGCONT);
+        reader.join().unwrap();
+        assert!(listed.is_ok_and(|it| it == numbers(3_000).collect::<Vec<_>>()), "{rewound}");
+    }
+}
+
+/// What is read from the kernel's memory is not older than what is read without it: after its time a new
+/// name shows, also to a program that has kept the directory open and rewinds it.
+#[test]
+fn a_directory_in_the_kernel_has_its_time_too() {
+    let simulator = simulator();
+    put(&simulator, numbers(400));
+    let mounted = Mounted::new(&simulator, "myfiles", &SHORT);
+    let held = File::open(mounted.join("d")).unwrap();
+    let partly = File::open(mounted.join("d")).unwrap();
+    assert_eq!(names(getdents_all(&held, 4096).unwrap()).len(), 400);
+    let mut n_there = 400;
+    for round in 0..4 {
+        // The kernel has all of it, or a part.
+        names(getdents(&partly, 4096).unwrap());
+        simulator.put("myfiles", &format!("d/new{round}"), "x");
+        n_there += 1;
+        sleep(SHORT_TIME);
+        for directory in [&held, &partly] {
+            lseek(directory, 0).unwrap();
+        }
+        assert_eq!(names(getdents_all(&held, 280).unwrap()).len(), n_there, "rewound");
+        assert_eq!(all_names(&mounted.join("d")).len(), n_there, "opened anew");
+    }
+}
+
+/// A program that rewinds a directory before its end, and again, gets each entry once each time, while
+/// the bucket changes and the kernel gives up what it keeps.
+#[test]
+fn a_directory_that_is_rewound_half_way_does_not_mix() {
+    let simulator = simulator();
+    let mut dice = Dice(3);
+    let mut there: BTreeSet<_> = numbers(1_500).collect();
+    put(&simulator, there.iter().cloned());
+    let mounted = Mounted::new(&simulator, "myfiles", &SHORT);
+    let directory = File::open(mounted.join("d")).unwrap();
+    for round in 0..8 {
+        let (n_steps, room) = (dice.below(20), [512, 4096, 8192][dice.below(3)]);
+        for _ in 0..n_steps {
+            getdents(&directory, room).unwrap();
+        }
+        if round % 3 == 2 {
+            drop_pages(&directory);
+        }
+        for _ in 0..100 {
+            let name = format!("{:05}{}", dice.below(1_500), ["", "-new"][dice.below(2)]);
+            if there.remove(&name) {
+                simulator.delete("myfiles", &format!("d/{name}"));
+            } else {
+                put(&simulator, [name.clone()]);
+                there.insert(name);
+            }
+        }
+        sleep(SHORT_TIME);
+        // The second time it may come from the kernel.
+        for again in [false, true] {
+            lseek(&directory, 0).unwrap();
+            let mut listed = names(getdents(&directory, room).unwrap());
+            if round % 3 == 1 {
+                drop_pages(&directory);
+            }
+            listed.extend(names(getdents_all(&directory, room).unwrap()));
+            assert!(listed.is_sorted_by_key(|name| format!("{name}/")), "round {round}, {again}");
+            assert!(listed.len() == there.len(), "round {round}, {again}: {}", listed.len());
+            assert!(listed.iter().all(|name| there.contains(name)), "round {round}, {again}");
+        }
+        lseek(&directory, 0).unwrap();
+    }
 }
 
 /// Any offset to which a program moves an open directory is a place in it or its end.
@@ -323,7 +438,8 @@ fn a_listing_that_fails_half_way_goes_on_from_there() {
 #[test]
 fn writes_between_pages_touch_no_other_name() {
     // Names that stay, entries on a page, and requests at the least.
-    for (n_stays, page_entries, n_pages) in [(2_500, 1_000, 2), (9_000, 1_000, 9), (1_500, 30, 50)] {
+    for (n_stays, page_entries, n_pages) in [(2_500, 1_000, 2), (9_000, 1_000, 9), (1_500, 30, 50)]
+    {
         let simulator = simulator();
         simulator.set_page_entries("myfiles", page_entries);
         simulator.shape(|shape| shape.latency_list = Duration::from_millis(2));
@@ -394,5 +510,8 @@ fn inode_numbers_of_entries_are_those_of_stat() {
     let listed = String::from_utf8(listed.stdout).unwrap();
     let listed: Vec<_> = listed.lines().map(str::trim_start).collect();
     let [here, above, f, h] = [ino("d/e"), ino("d"), ino("d/e/f"), ino("d/e/h")];
-    assert_eq!(listed, [format!("{here} ."), format!("{above} .."), format!("{f} f"), format!("{h} h")]);
+    assert_eq!(
+        listed,
+        [format!("{here} ."), format!("{above} .."), format!("{f} f"), format!("{h} h")]
+    );
 }

@@ -24,9 +24,18 @@ impl<T> Handles<T> {
     }
 
     pub(super) fn insert(&self, value: T) -> Handle {
-        let handle = Handle(self.next.fetch_add(1, Ordering::Relaxed));
-        self.open.write().insert(handle, Arc::new(value));
+        let handle = self.reserve();
+        self.put(handle, value);
         handle
+    }
+
+    /// A number for [`Handles::put`].
+    pub(super) fn reserve(&self) -> Handle {
+        Handle(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(super) fn put(&self, handle: Handle, value: T) {
+        self.open.write().insert(handle, Arc::new(value));
     }
 
     pub(super) fn get(&self, handle: Handle) -> Result<Arc<T>, FsError> {

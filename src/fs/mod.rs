@@ -3,8 +3,10 @@
 //! Absent here: requests to S3 (the layers below make them), errno and log (the adapter above).
 
 mod attributes;
+mod directories;
 mod handles;
 mod inodes;
+mod kept;
 mod names;
 mod notices;
 mod pressure;
@@ -17,9 +19,13 @@ use tokio::time::Instant;
 
 use self::attributes::Kind;
 pub use self::attributes::{Attr, Look};
+pub use self::directories::DirectoryEntry;
+use self::directories::OpenDirectory;
 pub use self::handles::Handle;
 use self::handles::Handles;
 pub use self::inodes::{Inodes, Node};
+pub use self::kept::Keeping;
+use self::kept::Kept;
 pub use self::notices::{Notice, Notices, Place, Queued};
 use self::pressure::Pressure;
 use crate::config::FOREVER;
@@ -27,14 +33,7 @@ use crate::data::{Data, File, Opened, ReadBytes};
 use crate::error::{FsError, StoreErrorKind};
 use crate::metrics::Metrics;
 use crate::object::{DirPath, Ino};
-use crate::tree::{self, DirHandle, Found, Tree};
-
-/// How many entries one step of a directory read takes from the tree. What does not fit into the reply
-/// any more was made for nothing, and one of the usual 32 KiB holds 180 with attributes or 700 without.
-const ENTRIES_PER_STEP: usize = 64;
-
-/// `.` and `..` stand before the entries.
-const DOT_ENTRIES: u64 = 2;
+use crate::tree::{Found, Tree};
 
 /// A mounted bucket.
 pub struct FileSystem {
@@ -43,6 +42,7 @@ pub struct FileSystem {
     inodes: Arc<Inodes>,
     files: Handles<OpenFile>,
     directories: Handles<OpenDirectory>,
+    kept: Kept,
     notices: Notices,
     pressure: Pressure,
     metrics: Arc<Metrics>,
@@ -56,13 +56,6 @@ struct OpenFile {
     buffered: bool,
 }
 
-struct OpenDirectory {
-    path: DirPath,
-    entries: DirHandle,
-    /// Whether anything was read: offset 0 then means a new snapshot.
-    started: std::sync::atomic::AtomicBool,
-}
-
 /// The answer to a lookup.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
@@ -70,22 +63,6 @@ pub struct Entry {
     pub attr: Option<Attr>,
     /// How long the kernel may believe it.
     pub valid_for: Duration,
-}
-
-/// One entry of a directory, for readdir and readdirplus.
-pub struct DirectoryEntry {
-    pub name: Arc<str>,
-    /// The offset of the entry after this one.
-    pub next: u64,
-    pub valid_for: Duration,
-    pub found: Found,
-}
-
-impl DirectoryEntry {
-    fn of(entry: tree::Entry) -> Self {
-        let tree::Entry { name, found, next, valid_for } = entry;
-        Self { name, next: next + DOT_ENTRIES, valid_for, found }
-    }
 }
 
 /// What `statfs` shows.
@@ -114,6 +91,7 @@ impl FileSystem {
             inodes,
             files,
             directories,
+            kept: Kept::new(),
             notices,
             pressure,
             metrics,
@@ -212,53 +190,6 @@ impl FileSystem {
         self.data.release(&open.file);
     }
 
-    /// Opens a directory. Its first page may still be on its way.
-    pub async fn open_directory(&self, ino: Ino) -> Result<Handle, FsError> {
-        let Node::Directory { path, .. } = self.inodes.get(ino)? else {
-            return Err(FsError::NotADirectory);
-        };
-        let entries = self.tree.open_dir(&path).await?;
-        let started = false.into();
-        Ok(self.directories.insert(OpenDirectory { path, entries, started }))
-    }
-
-    /// Some entries from `offset` on; none at the end. Waits until one is known. Offset 0 after a first
-    /// read takes a new snapshot, as rewinddir(3) wants it.
-    pub async fn read_directory(
-        &self,
-        handle: Handle,
-        offset: u64,
-    ) -> Result<Vec<DirectoryEntry>, FsError> {
-        let open = self.directories.get(handle)?;
-        if offset == 0 && open.started.swap(true, std::sync::atomic::Ordering::Relaxed) {
-            open.entries.rewind();
-        }
-        let mut entries = Vec::new();
-        for (position, name, path) in
-            [(0, ".", open.path.clone()), (1, "..", self.parent(&open.path))]
-        {
-            if offset <= position {
-                let found = Found::Directory { path, listable: true };
-                let next = position + 1;
-                let valid_for = Duration::ZERO;
-                entries.push(DirectoryEntry { name: name.into(), next, valid_for, found });
-            }
-        }
-        let position = offset.saturating_sub(DOT_ENTRIES);
-        let found = open.entries.read(position, ENTRIES_PER_STEP).await?;
-        self.account();
-        entries.extend(found.into_iter().map(DirectoryEntry::of));
-        Ok(entries)
-    }
-
-    /// Some more entries, from `offset` on, as far as they are in memory: none says nothing.
-    pub fn read_on(&self, handle: Handle, offset: u64) -> Vec<DirectoryEntry> {
-        let Ok(open) = self.directories.get(handle) else { return Vec::new() };
-        let position = offset.saturating_sub(DOT_ENTRIES);
-        let found = open.entries.read_known(position, ENTRIES_PER_STEP);
-        found.into_iter().map(DirectoryEntry::of).collect()
-    }
-
     /// The attributes of an entry, for readdirplus, counted as one lookup: before the reply is
     /// written. One that did not fit is given back by [`FileSystem::forget`].
     pub fn remember(&self, found: &Found) -> Attr {
@@ -304,13 +235,6 @@ impl FileSystem {
         let path = DirPath::new(dir);
         let parent = self.inodes.number(&Found::Directory { path, listable: true });
         Some(Place { parent, name: name.into() })
-    }
-
-    /// Closes a directory.
-    pub fn release_directory(&self, handle: Handle) {
-        let open = self.directories.remove(handle);
-        drop(open);
-        self.account();
     }
 
     /// A bucket has no size and is never full: never zero either, as installers and file managers

@@ -17,7 +17,7 @@ use super::entries::{EntriesReply, fill};
 use super::kernel;
 use super::report::Report;
 use crate::error::FsError;
-use crate::fs::{Attr, Entry, FileSystem, Handle};
+use crate::fs::{Attr, Entry, FileSystem, Handle, Keeping};
 use crate::object::Ino;
 
 /// Inode numbers are never used again for something else, so one generation is enough.
@@ -63,7 +63,7 @@ impl Adapter {
         let reader = Arc::clone(&fs);
         let request = async move { reader.read_directory(handle, offset).await };
         dispatch(&self.runtime, self.patience(req), request, move |answer| match answer {
-            Ok(entries) => fill(reply, &fs, handle, entries),
+            Ok(entries) => fill(reply, &fs, handle, offset, entries),
             Err(err) => reply.error(blame(Ino(ino.0), &err)),
         });
     }
@@ -166,7 +166,14 @@ impl Filesystem for Adapter {
         let (fs, blame) = (Arc::clone(&self.fs), self.blame("opendir"));
         let request = async move { fs.open_directory(ino).await };
         dispatch(&self.runtime, self.patience(req), request, move |answer| match answer {
-            Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::empty()),
+            Ok((handle, keeping)) => {
+                let flags = match keeping {
+                    Keeping::Apart => FopenFlags::empty(),
+                    Keeping::Fills => FopenFlags::FOPEN_CACHE_DIR,
+                    Keeping::Uses => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
+                };
+                reply.opened(FileHandle(handle.0), flags);
+            }
             Err(err) => reply.error(blame(ino, &err)),
         });
     }

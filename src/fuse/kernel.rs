@@ -12,10 +12,13 @@ const MAX_BACKGROUND: u16 = 128;
 /// What we ask for, one at a time: one bit that the kernel lacks would reject the whole set. The
 /// list is closed, as fuser 0.18 also accepts capabilities that it cannot serve:
 /// with io_uring the mount hangs, with idmapped mounts it answers EACCES.
-const WANTED: [(InitFlags, &str); 5] = [
+///
+/// Not FUSE_READDIRPLUS_AUTO: then only the first read of a directory has attributes, unless the program
+/// looks at entries between its reads. Most that look at any read all names first (`du`, `cp -r`, `tar`),
+/// and each look is a request of its own, which costs eight times what the attributes do.
+const WANTED: [(InitFlags, &str); 4] = [
     (InitFlags::FUSE_PARALLEL_DIROPS, "parallel directory operations"),
     (InitFlags::FUSE_DO_READDIRPLUS, "readdirplus"),
-    (InitFlags::FUSE_READDIRPLUS_AUTO, "adaptive readdirplus"),
     (InitFlags::FUSE_ASYNC_DIO, "asynchronous direct I/O"),
     (InitFlags::FUSE_NO_EXPORT_SUPPORT, "no NFS export"),
 ];

@@ -188,7 +188,7 @@ impl Directory {
         now: Instant,
     ) -> Opening {
         let mut state = self.state.lock();
-        let fresh = state.newest.as_ref().filter(|newest| state.is_fresh(newest, ages, now));
+        let fresh = state.newest.as_ref().filter(|newest| !newest.left(ages, now).is_zero());
         if let Some(fresh) = fresh
             && fresh.is_complete()
         {
@@ -218,7 +218,7 @@ impl Directory {
             let is_old = listing.sent().is_none_or(|sent| {
                 !(listing.is_complete() && ages.answers_on(listing.cost(), sent, now))
             });
-            !is_old || state.is_fresh(listing, ages, now)
+            !is_old || !listing.left(ages, now).is_zero()
         };
         let is_on_its_way = state.newest.as_ref().is_some_and(|newest| newest.n_pages() == 0);
         let mut known = [&state.newest, &state.older].into_iter().flatten();
@@ -264,7 +264,7 @@ impl Directory {
     ) -> (Arc<Snapshot>, usize) {
         let mut state = self.state.lock();
         let begun = match &state.newest {
-            Some(newest) if state.is_fresh(newest, ages, now) => Arc::clone(newest),
+            Some(newest) if !newest.left(ages, now).is_zero() => Arc::clone(newest),
             _ => state.begin(begin),
         };
         let n_pages = match &state.older {
@@ -387,7 +387,7 @@ impl Directory {
     ) -> Option<(Arc<Snapshot>, usize)> {
         let state = self.state.lock();
         let newest = state.newest.as_ref()?;
-        let slot = state.is_fresh(newest, ages, now).then(|| newest.away(name))??;
+        let slot = !newest.left(ages, now).is_zero().then(|| newest.away(name))??;
         Some((Arc::clone(newest), slot))
     }
 
@@ -432,16 +432,6 @@ impl State {
     fn is_denied(&self, now: Instant) -> bool {
         let age = |(sent, _): &(Instant, StoreError)| now.saturating_duration_since(*sent);
         self.denied.as_ref().is_some_and(|denied| age(denied) < DENIED_FOR)
-    }
-
-    fn is_fresh(&self, listing: &Snapshot, ages: &Ages, now: Instant) -> bool {
-        let Some(sent) = listing.sent() else { return false };
-        let age = now.saturating_duration_since(sent);
-        let ttl = match listing.has_keys() {
-            Some(false) => ages.negative,
-            _ => ages.metadata(listing.cost()),
-        };
-        !ttl.left(age).is_zero()
     }
 
     fn begin(&mut self, begin: impl FnOnce() -> Snapshot) -> Arc<Snapshot> {

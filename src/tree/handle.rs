@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -26,10 +27,23 @@ pub struct Entry {
     pub valid_for: Duration,
 }
 
+/// What an open directory shows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sight {
+    /// How often it was rewound: each time it may show something else.
+    pub n_rewinds: u64,
+    /// The listing, by its number, where it is all that is shown; `None` where single answers stand
+    /// beside it.
+    pub listing: Option<u64>,
+    /// How much longer that listing is shown to those who open the directory.
+    pub holds_for: Duration,
+}
+
 /// An open directory. Two readers may use one: a read names its position.
 pub struct DirHandle {
     tree: Arc<Tree>,
     directory: Arc<Directory>,
+    n_rewinds: AtomicU64,
     /// `None` after a rewind: the next read takes a new one.
     view: Mutex<Option<View>>,
 }
@@ -39,6 +53,8 @@ pub struct DirHandle {
 /// a block may be put away as soon as it has been read.
 struct View {
     listing: Arc<Snapshot>,
+    /// Nothing was told beside it.
+    is_alone: bool,
     segments: Vec<Segment>,
     n_entries: u64,
     n_blocks: usize,
@@ -94,7 +110,19 @@ enum Content {
 impl DirHandle {
     pub(super) fn new(tree: Arc<Tree>, directory: Arc<Directory>, listing: Arc<Snapshot>) -> Self {
         let view = Mutex::new(Some(View::new(&directory, listing)));
-        Self { tree, directory, view }
+        Self { tree, directory, n_rewinds: AtomicU64::new(0), view }
+    }
+
+    /// What it shows; between a rewind and the next read, nothing for any time.
+    pub fn sight(&self) -> Sight {
+        let guard = self.view.lock();
+        let n_rewinds = self.n_rewinds.load(Ordering::Relaxed);
+        let Some(view) = guard.as_ref() else {
+            return Sight { n_rewinds, listing: None, holds_for: Duration::ZERO };
+        };
+        let listing = view.is_alone.then_some(view.listing.number);
+        let holds_for = view.listing.left(&self.tree.ages, Instant::now());
+        Sight { n_rewinds, listing, holds_for }
     }
 
     /// At most `max` entries from `position` on, in directory order; none is the end. Waits until
@@ -131,7 +159,10 @@ impl DirHandle {
 
     /// Takes a new snapshot with the next read, as rewinddir(3) wants it.
     pub fn rewind(&self) {
-        let before = self.view.lock().take();
+        let mut view = self.view.lock();
+        self.n_rewinds.fetch_add(1, Ordering::Relaxed);
+        let before = view.take();
+        drop(view);
         drop(before);
     }
 
@@ -166,9 +197,10 @@ impl DirHandle {
 
 impl View {
     fn new(directory: &Directory, listing: Arc<Snapshot>) -> Self {
-        let told = directory.told_since(&listing).into();
+        let told: VecDeque<_> = directory.told_since(&listing).into();
         Self {
             listing,
+            is_alone: told.is_empty(),
             segments: Vec::new(),
             n_entries: 0,
             n_blocks: 0,

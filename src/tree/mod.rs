@@ -42,7 +42,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 pub use self::block::{Block, Listed};
-pub use self::handle::{DirHandle, Entry};
+pub use self::handle::{DirHandle, Entry, Sight};
 pub use self::name::{NAME_BYTES_MAX, is_presentable};
 
 use self::answer::{Ages, Answer, Source, What};

@@ -6,14 +6,15 @@
 use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::answer::{Answer, Source, What};
+use super::answer::{Ages, Answer, Source, What};
 use super::block::{Block, Listed};
 use super::listing::{Assembly, Gain, Item, PackedPage, RawPage};
 use super::name::directory_order;
@@ -28,6 +29,8 @@ use crate::store::{ListPage, ListRequest};
 
 /// A listing, complete or on its way.
 pub(super) struct Snapshot {
+    /// No other has it, of whatever directory.
+    pub(super) number: u64,
     prefix: DirPath,
     state: Mutex<State>,
     /// What is needed is waited for once, however many readers need it.
@@ -45,6 +48,8 @@ pub(super) struct Told {
     /// Pages of all of that listing so far: what it cost.
     pub(super) n_pages: Arc<AtomicUsize>,
 }
+
+static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
 
 /// What a reader waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -142,6 +147,7 @@ impl Snapshot {
             weight: scales.weight(SNAPSHOT_BYTES),
         };
         Self {
+            number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
             prefix: prefix.clone(),
             state: Mutex::new(state),
             flights: Flights::new(Err(FsError::Abandoned)),
@@ -347,6 +353,16 @@ impl Snapshot {
         let state = self.state.lock();
         let done = state.is_complete;
         if state.assembly.has_keys() { Some(true) } else { done.then_some(false) }
+    }
+
+    /// How much longer it is given to new readers without being listed again.
+    pub(super) fn left(&self, ages: &Ages, now: Instant) -> Duration {
+        let Some(sent) = self.sent() else { return Duration::ZERO };
+        let ttl = match self.has_keys() {
+            Some(false) => ages.negative,
+            _ => ages.metadata(self.cost()),
+        };
+        ttl.left(now.saturating_duration_since(sent))
     }
 
     /// What forgetting it would free, once nobody has its entries.

@@ -71,6 +71,14 @@ pub(crate) fn lseek(directory: &File, offset: i64) -> io::Result<i64> {
     }
 }
 
+/// Has the kernel give up the pages that it keeps of the directory, as it may at any time.
+pub(crate) fn drop_pages(directory: &File) {
+    // SAFETY: the descriptor is open.
+    let result =
+        unsafe { libc::posix_fadvise(directory.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    assert_eq!(result, 0);
+}
+
 /// openat(2) for reading, with further flags.
 pub(crate) fn openat(directory: &File, path: &str, flags: i32) -> io::Result<File> {
     let path = CString::new(path).expect("no zeros");
