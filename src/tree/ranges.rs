@@ -451,34 +451,51 @@ mod tests {
         n_requests: usize,
         /// Questions in a row of which none was the answer to another.
         n_rounds: usize,
+        begun_anew: bool,
         taken: Vec<String>,
     }
 
     /// Lists `names` by pages; answers of one round come in the order that `shuffle` gives.
-    fn run(
+    fn run(names: BTreeSet<String>, page_names: usize, shuffle: impl FnMut(usize) -> usize) -> Run {
+        run_in(str::to_owned, names, page_names, shuffle)
+    }
+
+    /// As [`run`], on a server that lists in the order of what `order` makes of names. A listing that has
+    /// begun anew gives no name that it gave before.
+    fn run_in(
+        order: fn(&str) -> String,
         names: BTreeSet<String>,
         page_names: usize,
         mut shuffle: impl FnMut(usize) -> usize,
     ) -> Run {
-        let names: Vec<String> = names.into_iter().collect();
-        let mut run = Run { names, n_requests: 0, n_rounds: 0, taken: Vec::new() };
+        let mut names: Vec<String> = names.into_iter().collect();
+        names.sort_by_key(|name| order(name));
+        let (n_requests, n_rounds, taken) = (0, 0, Vec::new());
+        let mut run = Run { names, n_requests, n_rounds, begun_anew: false, taken };
         let mut ranges: Ranges<Vec<String>> = Ranges::new(false, page_names);
         let mut asked: Vec<Ask> = Vec::new();
+        // What was given when the listing began anew.
+        let mut given: Option<BTreeSet<String>> = None;
         loop {
             asked.extend(std::iter::from_fn(|| ranges.ask(true)));
-            assert!(asked.len() <= ASKED_MAX && !asked.is_empty());
+            assert!(asked.len() <= ASKED_MAX + usize::from(given.is_some()) && !asked.is_empty());
             run.n_rounds += 1;
             for _ in 0..asked.len() {
                 let ask = asked.swap_remove(shuffle(asked.len()));
                 run.n_requests += 1;
                 let from = match &ask.place {
                     Place::Beginning => 0,
-                    Place::After(name) => run.names.partition_point(|each| each <= name),
+                    Place::After(name) => {
+                        let name = order(name);
+                        run.names.partition_point(|each| order(each) <= name)
+                    }
                     Place::Token(token) => token.parse().unwrap(),
                 };
                 let end = (from + page_names).min(run.names.len());
                 let token = (end < run.names.len()).then(|| end.to_string());
-                let page = &run.names[from..end];
+                let mut page = run.names[from..end].to_vec();
+                let ascending = page.is_sorted();
+                page.sort();
                 let until = ranges.until(ask.id).map(str::to_owned);
                 let cut =
                     until.map_or(page.len(), |until| page.partition_point(|each| *each <= until));
@@ -489,13 +506,19 @@ mod tests {
                     n_names: own.len(),
                     n_behind: behind.len(),
                     behind: behind.first().map(String::as_str),
-                    ascending: true,
+                    ascending,
                     token: token.as_deref(),
                     goes_on: token.is_some(),
                 };
-                assert_eq!(ranges.answer(ask.id, facts, own.to_vec()), Ok(true));
+                if ranges.answer(ask.id, facts, own.to_vec()).is_err() {
+                    assert!(given.is_none(), "one page after another cannot fail");
+                    given = Some(run.taken.iter().cloned().collect());
+                    drop(ranges.begin_anew());
+                    run.begun_anew = true;
+                }
             }
-            while let Some((page, is_last)) = ranges.take() {
+            while let Some((mut page, is_last)) = ranges.take() {
+                page.retain(|name| given.as_ref().is_none_or(|given| !given.contains(name)));
                 run.taken.extend(page);
                 if is_last {
                     assert!(ranges.ask(true).is_none());
@@ -635,6 +658,19 @@ mod tests {
         }
     }
 
+    /// As a walk of a tree comes by: `a/` before `a-`.
+    fn in_tree_order(name: &str) -> String {
+        name.replace('/', "\0")
+    }
+
+    fn without_case(name: &str) -> String {
+        format!("{}\0{name}", name.to_lowercase())
+    }
+
+    fn from_the_end(name: &str) -> String {
+        name.chars().rev().collect()
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(300))]
         #[test]
@@ -651,6 +687,23 @@ mod tests {
             prop_assert_eq!(&run.taken, &run.names);
             let n_pages = run.names.len().div_ceil(page_names).max(1);
             prop_assert!(run.n_requests <= n_pages * 2 + 2, "{} of {n_pages}", run.n_requests);
+        }
+
+        #[test]
+        fn a_server_with_an_order_of_its_own_is_noticed_before_a_name_is_lost(
+            names in prop::collection::btree_set("[a-cA-C0-2.-]{1,4}/?", 0..300),
+            order in prop::sample::select(vec![in_tree_order, without_case, from_the_end]),
+            page_names in 1_usize..12,
+            turns in prop::collection::vec(any::<prop::sample::Index>(), 16),
+        ) {
+            let mut n = 0;
+            let mut run = run_in(order, names, page_names, |len| {
+                n += 1;
+                turns[n % turns.len()].index(len)
+            });
+            run.taken.sort();
+            run.names.sort();
+            prop_assert_eq!(&run.taken, &run.names);
         }
     }
 }
