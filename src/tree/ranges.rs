@@ -452,26 +452,36 @@ mod tests {
         /// Questions in a row of which none was the answer to another.
         n_rounds: usize,
         begun_anew: bool,
+        /// Names at which a range was split.
+        splits: Vec<String>,
         taken: Vec<String>,
     }
 
     /// Lists `names` by pages; answers of one round come in the order that `shuffle` gives.
     fn run(names: BTreeSet<String>, page_names: usize, shuffle: impl FnMut(usize) -> usize) -> Run {
-        run_in(str::to_owned, names, page_names, shuffle)
+        let run = run_in(str::to_owned, names, page_names, shuffle);
+        assert!(!run.begun_anew, "nothing is wrong in S3's order");
+        run
     }
 
     /// As [`run`], on a server that lists in the order of what `order` makes of names. A listing that has
     /// begun anew gives no name that it gave before.
     fn run_in(
-        order: fn(&str) -> String,
+        order: impl Fn(&str) -> String,
         names: BTreeSet<String>,
         page_names: usize,
         mut shuffle: impl FnMut(usize) -> usize,
     ) -> Run {
         let mut names: Vec<String> = names.into_iter().collect();
         names.sort_by_key(|name| order(name));
-        let (n_requests, n_rounds, taken) = (0, 0, Vec::new());
-        let mut run = Run { names, n_requests, n_rounds, begun_anew: false, taken };
+        let mut run = Run {
+            names,
+            n_requests: 0,
+            n_rounds: 0,
+            begun_anew: false,
+            splits: Vec::new(),
+            taken: Vec::new(),
+        };
         let mut ranges: Ranges<Vec<String>> = Ranges::new(false, page_names);
         let mut asked: Vec<Ask> = Vec::new();
         // What was given when the listing began anew.
@@ -486,6 +496,7 @@ mod tests {
                 let from = match &ask.place {
                     Place::Beginning => 0,
                     Place::After(name) => {
+                        run.splits.push(name.clone());
                         let name = order(name);
                         run.names.partition_point(|each| order(each) <= name)
                     }
@@ -701,6 +712,30 @@ mod tests {
                 n += 1;
                 turns[n % turns.len()].index(len)
             });
+            run.taken.sort();
+            run.names.sort();
+            prop_assert_eq!(&run.taken, &run.names);
+        }
+
+        #[test]
+        fn a_name_that_a_seam_would_hide_is_noticed(
+            names in prop::collection::btree_set("[a-c]{1,2}[0-9]{1,3}", 20..120),
+            page_names in 1_usize..8,
+            which in any::<prop::sample::Index>(),
+            hidden in any::<prop::sample::Index>(),
+        ) {
+            let splits = run(names.clone(), page_names, in_turn).splits;
+            prop_assume!(!splits.is_empty());
+            let split = &splits[which.index(splits.len())];
+            let behind: Vec<_> = names.iter().filter(|name| *name > split).cloned().collect();
+            prop_assume!(!behind.is_empty());
+            // The server has it just before the split, where the range behind does not look.
+            let hidden = &behind[hidden.index(behind.len())];
+            let order = |name: &str| match name == hidden {
+                true => format!("{split}\0"),
+                false => format!("{name}\u{1}"),
+            };
+            let mut run = run_in(order, names, page_names, in_turn);
             run.taken.sort();
             run.names.sort();
             prop_assert_eq!(&run.taken, &run.names);
