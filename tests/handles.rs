@@ -11,10 +11,10 @@ use crate::support::directory::{
     Dirent, Stream, drop_pages, getdents, getdents_all, lseek, openat, room_for,
 };
 use crate::support::mounted::{Mounted, sleep};
-use crate::support::simulator::Simulator;
 use crate::support::simulator::call::Kind;
 use crate::support::simulator::policy::Action;
 use crate::support::simulator::shaping::Share;
+use crate::support::simulator::{Simulator, World};
 
 /// Each open and each rewind shows the bucket as it is.
 const CURRENT: [&str; 4] = ["--metadata-ttl", "0", "--negative-ttl", "0"];
@@ -194,11 +194,11 @@ fn handles_of_different_age(options: &[&str]) {
     put(&simulator, numbers(3_000));
     let mounted = Mounted::new(&simulator, "myfiles", options);
     let read = |directory: &File, shown: &mut Vec<String>| {
-        let some = names(getdents(directory, 4096).unwrap());
+        let some = names(getdents(directory, 4096).expect("entries"));
         shown.extend(some.iter().cloned());
         !some.is_empty()
     };
-    let older = File::open(mounted.join("d")).unwrap();
+    let older = File::open(mounted.join("d")).expect("a directory");
     let (mut before, mut again) = (Vec::new(), Vec::new());
     while read(&older, &mut before) {}
     for number in 0..3_000 {
@@ -211,10 +211,10 @@ fn handles_of_different_age(options: &[&str]) {
         simulator.put("myfiles", &format!("{key}-new"), "x");
     }
     sleep(SHORT_TIME);
-    let newer = File::open(mounted.join("d")).unwrap();
+    let newer = File::open(mounted.join("d")).expect("a directory");
     let mut after = Vec::new();
     // Behind `.` and `..`: the beginning would be a new moment.
-    lseek(&older, 2).unwrap();
+    lseek(&older, 2).expect("a place");
     loop {
         let more = [read(&older, &mut again), read(&newer, &mut after)];
         if more == [false, false] {
@@ -396,23 +396,14 @@ fn a_directory_that_vanishes_is_read_to_its_end() {
 /// the end; the next read of the same handle goes on from there, and no entry is lost or doubled.
 #[test]
 fn a_listing_that_fails_half_way_goes_on_from_there() {
-    let throttles = |simulator: &Simulator| {
-        simulator.before_nth(Kind::List, "d/", 8, |world| {
-            world.shape(|shape| shape.errors = Share::All);
-        });
-    };
-    let denies = |simulator: &Simulator| {
-        simulator.before_nth(Kind::List, "d/", 8, |world| {
-            world.deny("myfiles", Action::ListBucket, "");
-        });
-    };
-    let cases: [(&dyn Fn(&Simulator), i32); 2] = [(&throttles, libc::EIO), (&denies, libc::EACCES)];
-    for (fail, expected) in cases {
+    let throttle: fn(&World) = |world| world.shape(|shape| shape.errors = Share::All);
+    let deny: fn(&World) = |world| world.deny("myfiles", Action::ListBucket, "");
+    for (fail, expected) in [(throttle, libc::EIO), (deny, libc::EACCES)] {
         let simulator = simulator();
         simulator.set_page_entries("myfiles", 100);
         put(&simulator, numbers(4_000));
         let mounted = Mounted::new(&simulator, "myfiles", &[]);
-        fail(&simulator);
+        simulator.before_nth(Kind::List, "d/", 8, fail);
         let directory = File::open(mounted.join("d")).unwrap();
         let mut listed = Vec::new();
         let error = loop {

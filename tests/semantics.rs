@@ -12,6 +12,7 @@ const CONTRACT: [&str; 12] = [
     "failures.rs",
     "faults.rs",
     "files.rs",
+    "handles.rs",
     "hostile.rs",
     "hostile_reads.rs",
     "lifecycle.rs",
