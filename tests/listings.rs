@@ -152,7 +152,8 @@ fn a_listing_is_current_after_its_time() {
     }
 }
 
-/// A listing of several pages is used for 2 s for each page, without a request.
+/// A listing of several pages is used for 2 s for each page, without a request; what a walk through a
+/// tree has told is one listing.
 #[test]
 fn a_listing_holds_for_what_it_cost() {
     let simulator = Simulator::builder().bucket("myfiles").start();

@@ -24,3 +24,4 @@ mod quirks;
 mod rotation;
 mod semantics;
 mod simulator;
+mod walks;

@@ -145,11 +145,36 @@ fn nothing_outside_the_prefix_is_asked_for() {
         for entry in log {
             let subject = entry.call.subject();
             assert!(subject.starts_with("some/prefix/"), "{condition}: {:?}", entry.call);
-            // HEAD of a missing name may not say so: S3 asks for the right to list everything.
-            let allowed = entry.status != Some(403) || entry.call.kind == Kind::Head;
+            // HEAD of a missing name may not say so: S3 asks for the right to list everything. And a
+            // listing without delimiter is tried.
+            let is_tried = entry.call.kind == Kind::List && entry.call.delimiter().is_none();
+            let allowed = entry.status != Some(403) || entry.call.kind == Kind::Head || is_tried;
             assert!(allowed, "{condition}: {:?}", entry.call);
         }
     }
+}
+
+/// Where a policy denies listings without delimiter, that is noticed once, and each directory is listed by
+/// itself.
+#[test]
+fn without_the_right_to_list_a_tree_each_directory_is_listed() {
+    let (_, mut policy) = policies().into_iter().next().expect("a policy");
+    policy["Statement"][0]["Condition"] = json!({ "StringEquals": { "s3:delimiter": "/" } });
+    let simulator = bucket(&policy);
+    let mut expected = BTreeSet::new();
+    for dir in 0..30 {
+        simulator.put("myfiles", &format!("d{dir}/sub/file"), "x");
+        expected.insert(format!("./d{dir}/sub/file"));
+    }
+    let mounted = Background::start(&simulator, &["myfiles"]).expect("a mount");
+    simulator.reset_log();
+    let output =
+        Command::new("find").args([".", "-name", "file"]).current_dir(mounted.path()).output();
+    let text = String::from_utf8(output.expect("find").stdout).expect("UTF-8");
+    assert_eq!(text.lines().map(str::to_owned).collect::<BTreeSet<_>>(), expected);
+    let denied = simulator.log().iter().filter(|entry| entry.status == Some(403)).count();
+    assert!((1..=4).contains(&denied), "on their way when the first was denied: {denied}");
+    assert!(mounted.join("d1/sub/file").exists());
 }
 
 /// With a policy that allows the listing of some directories only, a name that is missing in one of

@@ -20,6 +20,7 @@ const CONTRACT: [&str; 13] = [
     "memory.rs",
     "policies.rs",
     "programs.rs",
+    "walks.rs",
 ];
 
 /// Each bullet of docs/SEMANTICS.md is the first paragraph of a test's doc comment, and each test of
