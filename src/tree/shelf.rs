@@ -46,6 +46,9 @@ struct Away {
 /// A smaller block is not put away: it would free nothing.
 const ROWS_MIN: usize = 64;
 
+/// A reader may stand in what was used so shortly ago, or be about to read what was listed again for it.
+const IDLE_TICKS: u32 = 4;
+
 /// What a name is to the shelf.
 pub(super) enum Search<'a> {
     Found(&'a Arc<Block>, usize),
@@ -214,17 +217,22 @@ impl Shelf {
     }
 
     /// Puts away what readers have passed, that used longest ago first, until `bytes` are freed or
-    /// nothing is left. The last ones read stay. Gives what it freed, to be dropped without locks.
-    pub(super) fn put_away(&mut self, bytes: usize, weight: &mut Weight) -> Vec<Arc<Block>> {
+    /// nothing is left that was not used just before `tick`. Gives what it freed, to be dropped
+    /// without locks.
+    pub(super) fn put_away(
+        &mut self,
+        bytes: usize,
+        tick: u32,
+        weight: &mut Weight,
+    ) -> Vec<Arc<Block>> {
         let passed = self.n_read.saturating_sub(1);
         let mut idle: Vec<(u32, usize)> = self.slots[..passed]
             .iter()
             .enumerate()
             .filter_map(|(at, slot)| Some((slot.frees()?.used(), at)))
+            .filter(|(used, _)| used.saturating_add(IDLE_TICKS) <= tick)
             .collect();
         idle.sort_unstable();
-        // A reader may stand in the one used last.
-        idle.pop();
         let (mut freed, mut n_bytes) = (Vec::new(), 0);
         for (_, at) in idle {
             if n_bytes >= bytes {
@@ -367,17 +375,35 @@ mod tests {
 
     fn block(names: &[String], scales: &Scales) -> Arc<Block> {
         let sent = Instant::now();
-        let item = |name: &String| Item { name: name.clone(), version: Some(version(1)), sent };
+        let item = |name: &String| {
+            let version = (!is_directory(name)).then(|| version(1));
+            Item { name: name.clone(), version, sent }
+        };
         let items: Vec<Item> = names.iter().map(item).collect();
         Block::pack(&DirPath::new(DIR), &items).remove(0).weighed(scales)
     }
 
+    /// Some are directories.
+    fn is_directory(name: &str) -> bool {
+        name.starts_with('c')
+    }
+
+    /// What S3 shows of a name.
+    fn key(name: &str) -> String {
+        format!("{name}{}", if is_directory(name) { "/" } else { "" })
+    }
+
     fn page(keys: &[String], is_last: bool) -> RawPage {
-        let object =
-            |key: &String| Object { key: format!("{DIR}{key}").into(), version: version(2) };
-        let objects = keys.iter().map(object).collect();
-        let continuation = (!is_last).then(|| "more".to_owned());
-        let page = ListPage { objects, continuation, ..ListPage::default() };
+        let mut page = ListPage::default();
+        for key in keys {
+            let key = format!("{DIR}{key}");
+            if key.ends_with('/') {
+                page.prefixes.push(key);
+            } else {
+                page.objects.push(Object { key: key.into(), version: version(2) });
+            }
+        }
+        page.continuation = (!is_last).then(|| "more".to_owned());
         RawPage::of(DIR, page, Instant::now())
     }
 
@@ -409,14 +435,14 @@ mod tests {
             shelf.read(slot);
         }
         let bytes = scales.bytes();
-        assert!(shelf.put_away(1, &mut weight).is_empty(), "the one used last stays");
-        shelf.push(block(&vec!["~~~".to_owned(); ROWS_MIN], &scales), Some(2));
-        shelf.read(3);
-        assert_eq!(shelf.put_away(1, &mut weight).len(), 1);
+        assert!(shelf.put_away(1, scales.tick(), &mut weight).is_empty(), "all were just used");
+        let later = scales.tick() + IDLE_TICKS;
+        assert_eq!(shelf.put_away(1, later, &mut weight).len(), 1);
         assert!(n_names < 200 || scales.bytes() < bytes);
         assert!(matches!(shelf.search(&names[n_names / 2]), Search::Away(0)));
         let (mut listing, _) = shelf.again(0).unwrap();
-        let now: Vec<String> = now.into_iter().collect();
+        let mut now: Vec<String> = now.iter().map(|name| key(name)).collect();
+        now.sort();
         let mut pages = now.chunks(page_names).peekable();
         while let Some(keys) = pages.next() {
             if listing.push(page(keys, pages.peek().is_none()), pages.peek().is_none()) {

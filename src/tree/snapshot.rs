@@ -401,7 +401,8 @@ impl Snapshot {
         }
         let before = state.bytes();
         let State { shelf, weight, .. } = &mut *state;
-        let freed = shelf.put_away(usize::try_from(bytes).unwrap_or(usize::MAX), weight);
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let freed = shelf.put_away(bytes, weight.tick(), weight);
         let n_bytes = before.saturating_sub(state.bytes());
         drop(state);
         // Thousands of names go with them: not under the lock.
