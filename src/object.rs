@@ -1,10 +1,14 @@
 //! The words that all layers share: keys, versions, inode numbers.
 //! Invariant: plain values, no I/O, no clock, nothing of fuser or of the AWS SDK.
 
+mod etag;
+
 use std::fmt;
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+pub use self::etag::{ETag, Packing};
 
 /// A FUSE inode number. One number is one object version, or one directory, for the whole mount.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -19,18 +23,19 @@ impl Ino {
         Self(if hash < 2 { hash + 2 } else { hash })
     }
 
-    /// The number of a version: of the key, which is given in two pieces, the tag with its quotes, or
-    /// nothing where there is none, and the rest.
-    pub fn of_version(key: [&str; 2], etag: &str, size: u64, modified: i64) -> Self {
+    /// The number of a version, whose key is given in two pieces.
+    pub fn of_version(key: [&str; 2], etag: Option<&ETag>, size: u64, modified: i64) -> Self {
         let key_bytes = key[0].len() + key[1].len();
-        // No field may run into the next: lengths stand before what varies.
-        let mut text = Vec::with_capacity(key_bytes + etag.len() + 32);
+        // No field may run into the next: the length stands before the key, and the tag comes last.
+        let mut text = Vec::with_capacity(key_bytes + 64);
         text.extend_from_slice(&(key_bytes as u64).to_le_bytes());
         text.extend_from_slice(key[0].as_bytes());
         text.extend_from_slice(key[1].as_bytes());
         text.extend_from_slice(&size.to_le_bytes());
         text.extend_from_slice(&modified.to_le_bytes());
-        text.extend_from_slice(etag.as_bytes());
+        let packing = etag.map(|etag| etag.pack(&mut text));
+        // No text ends so, which is UTF-8.
+        text.extend((packing == Some(Packing::Digest)).then_some(0xff));
         Self::from_hash(xxh3_64(&text))
     }
 
@@ -50,27 +55,6 @@ impl Ino {
 impl fmt::Display for Ino {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
-    }
-}
-
-/// An entity tag as S3 gave it, with its quotes (RFC 9110, 8.8.3).
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct ETag(Arc<str>);
-
-impl ETag {
-    /// Takes the tag as a server wrote it; one without quotes (some servers' listings) gets them,
-    /// so that tags from a LIST, a HEAD and a GET compare equal.
-    pub fn new(tag: &str) -> Self {
-        if tag.starts_with('"') || tag.starts_with("W/") {
-            Self(tag.into())
-        } else {
-            Self(format!("\"{tag}\"").into())
-        }
-    }
-
-    /// The tag with its quotes, as `If-Match` wants it.
-    pub fn as_str(&self) -> &str {
-        &self.0
     }
 }
 
@@ -130,8 +114,7 @@ impl Object {
     /// so it is the same after a remount.
     pub fn ino(&self) -> Ino {
         let Version { etag, size, modified } = &self.version;
-        let etag = etag.as_ref().map_or("", ETag::as_str);
-        Ino::of_version(["", &self.key], etag, *size, *modified)
+        Ino::of_version(["", &self.key], etag.as_ref(), *size, *modified)
     }
 }
 

@@ -12,6 +12,7 @@ mod errors;
 mod guard;
 mod listing;
 mod notes;
+mod parsers;
 mod profiles;
 mod quirks;
 mod requests;
@@ -19,6 +20,7 @@ mod requests;
 mod tests;
 mod transport;
 mod whole;
+mod xml;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -32,6 +34,7 @@ use parking_lot::RwLock;
 use tokio::time::Instant;
 
 use self::errors::Operation;
+use self::parsers::Parsers;
 pub use self::profiles::{ProfileSettings, read_profile};
 use self::quirks::Quirks;
 use self::whole::Wholes;
@@ -55,6 +58,7 @@ pub struct AwsStore {
     /// A listing had keys that are left out, and that was said.
     warned: AtomicBool,
     quirks: Quirks,
+    parsers: Parsers,
     /// Open bodies of a server that ignores Range.
     wholes: Arc<Wholes>,
     /// Whether a 403 to a HEAD was looked into.
@@ -94,6 +98,7 @@ impl AwsStore {
             live: RwLock::new(Arc::new(live)),
             warned: AtomicBool::new(false),
             quirks,
+            parsers: Parsers::new(config.threads_max),
             wholes: Arc::default(),
             asked_of_head: AtomicBool::new(false),
         }

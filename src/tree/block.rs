@@ -17,7 +17,7 @@ use super::answer::{Answer, What};
 use super::listing::Item;
 use super::name::directory_order;
 use super::weight::{Scales, Weight};
-use crate::object::{DirPath, ETag, Ino, Object, Version};
+use crate::object::{DirPath, ETag, Ino, Object, Packing, Version};
 
 /// Entries in directory order, told by requests that were sent at one time. Never empty.
 pub struct Block {
@@ -155,11 +155,9 @@ impl Block {
         let version = match row.kind {
             Kind::Gone => return None,
             Kind::Directory => None,
-            Kind::File | Kind::FileByHash => Some(Version {
-                etag: self.tag(row).map(|tag| ETag::new(&tag)),
-                size: row.size,
-                modified: row.modified,
-            }),
+            Kind::File | Kind::FileByHash => {
+                Some(Version { etag: self.tag(row), size: row.size, modified: row.modified })
+            }
         };
         Some(Unpacked { name: self.name(index), version })
     }
@@ -178,14 +176,13 @@ impl Block {
         &self.text[row.start as usize + usize::from(row.name_bytes)..][..row.etag_bytes.into()]
     }
 
-    /// The tag with its quotes.
-    fn tag(&self, row: &Row) -> Option<String> {
+    fn tag(&self, row: &Row) -> Option<ETag> {
         let bytes = self.tag_bytes(row);
-        match row.kind {
-            _ if bytes.is_empty() => None,
-            Kind::FileByHash => Some(write_hash(bytes)),
-            _ => Some(String::from_utf8(bytes.to_vec()).expect("it came from a tag")),
-        }
+        let packing = match row.kind {
+            Kind::FileByHash => Packing::Digest,
+            Kind::File | Kind::Directory | Kind::Gone => Packing::Text,
+        };
+        (!bytes.is_empty()).then(|| ETag::unpack(bytes, packing))
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
@@ -256,67 +253,17 @@ impl Row {
         text.extend_from_slice(name.as_bytes());
         let Ok(item) = item else { return row(name_bytes, Kind::Gone) };
         let Some(version) = &item.version else { return row(name_bytes, Kind::Directory) };
-        // A tag that no real server has is left out; the first GET then tells it.
-        let etag = version.etag.as_ref().map_or("", ETag::as_str);
         let before = text.len();
-        let kind = if read_hash(etag, text) { Kind::FileByHash } else { Kind::File };
-        if kind == Kind::File && u16::try_from(etag.len()).is_ok() {
-            text.extend_from_slice(etag.as_bytes());
-        }
-        let etag_bytes = u16::try_from(text.len() - before).expect("checked");
+        let kind = match version.etag.as_ref().map(|etag| etag.pack(text)) {
+            Some(Packing::Digest) => Kind::FileByHash,
+            Some(Packing::Text) | None => Kind::File,
+        };
+        // A tag that no real server has is left out; the first GET then tells it.
+        let etag_bytes = u16::try_from(text.len() - before).unwrap_or(0);
+        text.truncate(before + usize::from(etag_bytes));
         let Version { size, modified, .. } = *version;
         Self { etag_bytes, size, modified, ..row(name_bytes, kind) }
     }
-}
-
-/// Appends the bytes of a tag of 32 hex digits, and the number of parts that an upload in parts has
-/// behind it. False, with nothing appended, for any other tag.
-fn read_hash(etag: &str, bytes: &mut Vec<u8>) -> bool {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
-    };
-    let Some(tag) = etag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')) else {
-        return false;
-    };
-    let Some((hash, parts)) = tag.as_bytes().split_at_checked(32) else { return false };
-    let n_parts = match parts {
-        [] => None,
-        [b'-', b'1'..=b'9', ..] => match tag[33..].parse::<u16>() {
-            Ok(n_parts) => Some(n_parts),
-            Err(_) => return false,
-        },
-        _ => return false,
-    };
-    let before = bytes.len();
-    for pair in hash.chunks(2) {
-        let (Some(high), Some(low)) = (digit(pair[0]), digit(pair[1])) else {
-            bytes.truncate(before);
-            return false;
-        };
-        bytes.push(high << 4 | low);
-    }
-    bytes.extend(n_parts.into_iter().flat_map(u16::to_le_bytes));
-    true
-}
-
-fn write_hash(bytes: &[u8]) -> String {
-    use fmt::Write;
-    let (hash, parts) = bytes.split_at(16);
-    let mut tag = String::with_capacity(40);
-    tag.push('"');
-    for byte in hash {
-        for digit in [byte >> 4, byte & 15] {
-            tag.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
-        }
-    }
-    if let Ok(n_parts) = parts.try_into().map(u16::from_le_bytes) {
-        // A string takes all that is written to it.
-        let _ = write!(tag, "-{n_parts}");
-    }
-    tag.push('"');
-    tag
 }
 
 impl Listed {
@@ -396,8 +343,8 @@ impl Listed {
             return Ino::of_directory(self.dir().child(self.name()).as_str());
         }
         let row = self.row();
-        let tag = self.block.tag(row).unwrap_or_default();
-        Ino::of_version([self.dir().as_str(), self.name()], &tag, row.size, row.modified)
+        let tag = self.block.tag(row);
+        Ino::of_version([self.dir().as_str(), self.name()], tag.as_ref(), row.size, row.modified)
     }
 
     /// Somebody uses it now.
@@ -429,7 +376,7 @@ impl PartialEq<Object> for Listed {
         matches!(row.kind, Kind::File | Kind::FileByHash)
             && (row.size, row.modified) == (*size, *modified)
             && other.key.strip_prefix(self.dir().as_str()) == Some(self.name())
-            && self.block.tag(row).as_deref() == etag.as_ref().map(ETag::as_str)
+            && self.block.tag(row) == *etag
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::block::{Block, Unpacked};
 use super::name::{directory_order, is_presentable};
-use crate::object::{DirPath, Version};
+use crate::object::{DirPath, ETag, Version};
 use crate::store::ListPage;
 
 /// One name of a directory.
@@ -87,7 +87,7 @@ impl Unordered {
         match self.items.entry(name) {
             Entry::Vacant(slot) => {
                 let tag = version.as_ref().and_then(|version| version.etag.as_ref());
-                let tag_bytes = tag.map_or(0, |tag| tag.as_str().len() + 2 * size_of::<usize>());
+                let tag_bytes = tag.map_or(0, ETag::heap_bytes);
                 self.bytes += UNORDERED_BYTES + slot.key().len() + tag_bytes;
                 slot.insert((version, sent));
                 true

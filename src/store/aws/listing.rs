@@ -6,12 +6,12 @@
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use memchr::memchr2;
 use percent_encoding::percent_decode_str;
 
-use super::document::Document;
-use super::guard::is_usable_tag;
+use super::document::{Document, Listed, ListedTag};
 use super::quirks::{Known, Quirk};
-use crate::object::{ETag, Object, Version};
+use crate::object::{Object, Version};
 use crate::store::{ListPage, ListRequest};
 
 /// What a token of version 1 begins with; no server's own begins so.
@@ -36,9 +36,12 @@ impl<'a> Start<'a> {
 
 /// How the server differs from S3, as far as its answer to a request that was sent as for `known`
 /// shows it.
-pub(super) fn differences(request: &ListRequest, known: Known, document: &Document) -> Vec<Quirk> {
-    let etags = || document.objects.iter().map(|listed| listed.etag.as_deref().unwrap_or_default());
-    let is_bare = |etag: &str| !etag.is_empty() && !etag.starts_with(['"', 'W']);
+pub(super) fn differences(
+    request: &ListRequest,
+    known: Known,
+    document: &Document<'_>,
+) -> Vec<Quirk> {
+    let tags = || document.objects.iter().map(|listed| &listed.tag);
     let is_empty = document.objects.is_empty() && document.prefixes.is_empty();
     let newer = match Start::of(request) {
         Start::First => !known.has(Quirk::NoV2),
@@ -49,14 +52,17 @@ pub(super) fn differences(request: &ListRequest, known: Known, document: &Docume
     let after = request.start_after.as_deref().filter(|_| request.continuation.is_none());
     let ignores_start = |after: &str| {
         let keys = document.objects.iter().filter_map(|listed| listed.key.as_deref());
-        let prefixes = document.prefixes.iter().map(String::as_str);
+        let prefixes = document.prefixes.iter().map(|prefix| &**prefix);
         let decoded = |name| decoded(name, document.encoded);
         keys.chain(prefixes).filter_map(decoded).any(|name| *name <= *after)
     };
     let asked_after = newer && !ignores_v2 && !known.no_start_after();
     let found = [
-        (Quirk::ListsNoETags, !document.objects.is_empty() && etags().all(str::is_empty)),
-        (Quirk::UnquotedETags, etags().any(is_bare)),
+        (
+            Quirk::ListsNoETags,
+            !document.objects.is_empty() && tags().all(|tag| *tag == ListedTag::None),
+        ),
+        (Quirk::UnquotedETags, tags().any(|tag| matches!(tag, ListedTag::Bare(_)))),
         (
             Quirk::IgnoresEncodingType,
             !known.has(Quirk::RefusesEncodingType) && !document.encoded && !is_empty,
@@ -75,7 +81,7 @@ const KEY_BYTES_MAX: usize = 1024;
 /// not UTF-8 are left out; that is said once, through `warned`.
 pub(super) fn page(
     request: &ListRequest,
-    document: Document,
+    document: Document<'_>,
     warned: &AtomicBool,
 ) -> Result<ListPage, &'static str> {
     let continuation = continuation(request, &document)?;
@@ -86,17 +92,18 @@ pub(super) fn page(
         continuation,
     };
     let mut n_strange = 0_usize;
-    for listed in &objects {
-        let key = listed.key.as_deref().ok_or("the listing has an entry without a key")?;
+    for Listed { key, tag, size, modified } in objects {
+        let key = key.as_deref().ok_or("the listing has an entry without a key")?;
         let Some(key) = decoded(key, encoded) else {
             n_strange += 1;
             continue;
         };
         check_inside(&request.prefix, &key)?;
-        // One that could not be sent back is left out; the first GET then tells what it is.
-        let etag = listed.etag.as_deref().filter(|tag| !tag.is_empty() && is_usable_tag(tag));
-        let etag = etag.map(ETag::new);
-        let version = Version { etag, size: listed.size, modified: listed.modified };
+        let etag = match tag {
+            ListedTag::Quoted(etag) | ListedTag::Bare(etag) => Some(etag),
+            ListedTag::None | ListedTag::Unusable => None,
+        };
+        let version = Version { etag, size, modified };
         page.objects.push(Object { key: key.into(), version });
     }
     for prefix in &prefixes {
@@ -138,7 +145,7 @@ fn check_inside(prefix: &str, name: &str) -> Result<(), &'static str> {
 /// is more, and never the same again.
 fn continuation(
     request: &ListRequest,
-    document: &Document,
+    document: &Document<'_>,
 ) -> Result<Option<String>, &'static str> {
     // Not decoded: encoding-type covers keys, prefixes, delimiter and start-after only (API
     // reference, ListObjectsV2).
@@ -160,10 +167,10 @@ fn continuation(
 
 /// Where version 1 goes on: where the page says so, else after its last item (API reference,
 /// ListObjects, NextMarker).
-fn next_marker(document: &Document) -> Result<String, &'static str> {
+fn next_marker(document: &Document<'_>) -> Result<String, &'static str> {
     let last = || {
         let key = document.objects.last().and_then(|listed| listed.key.as_deref());
-        let prefix = document.prefixes.last().map(String::as_str);
+        let prefix = document.prefixes.last().map(|prefix| &**prefix);
         key.max(prefix)
     };
     let next = document.next_marker.as_deref().filter(|next| !next.is_empty()).or_else(last);
@@ -175,7 +182,7 @@ fn next_marker(document: &Document) -> Result<String, &'static str> {
 /// `text` as it is in the bucket; `None` where that is not UTF-8. S3 writes a space as `+` and a
 /// plus as `%2B`.
 fn decoded(text: &str, encoded: bool) -> Option<Cow<'_, str>> {
-    if !encoded || !text.contains(['+', '%']) {
+    if !encoded || memchr2(b'+', b'%', text.as_bytes()).is_none() {
         return Some(Cow::Borrowed(text));
     }
     let spaced = text.replace('+', " ");
@@ -187,20 +194,20 @@ fn decoded(text: &str, encoded: bool) -> Option<Cow<'_, str>> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::document::Listed;
     use super::*;
+    use crate::object::ETag;
 
-    fn list(keys: &[&str], prefixes: &[&str], encoded: bool) -> Document {
-        let listed = |key: &&str| Listed {
-            key: Some((*key).to_owned()),
-            etag: Some("abc".to_owned()),
+    fn list<'a>(keys: &[&'a str], prefixes: &[&'a str], encoded: bool) -> Document<'a> {
+        let listed = |key: &&'a str| Listed {
+            key: Some((*key).into()),
+            tag: ListedTag::read("abc"),
             size: 5,
             modified: 1_700_000_000,
         };
         Document {
             encoded,
             objects: keys.iter().map(listed).collect(),
-            prefixes: prefixes.iter().map(|prefix| (*prefix).to_owned()).collect(),
+            prefixes: prefixes.iter().map(|prefix| (*prefix).into()).collect(),
             ..Document::default()
         }
     }
@@ -209,7 +216,7 @@ mod tests {
         page.objects.iter().map(|object| &*object.key).collect()
     }
 
-    fn check(request: &ListRequest, document: Document) -> ListPage {
+    fn check(request: &ListRequest, document: Document<'_>) -> ListPage {
         page(request, document, &AtomicBool::new(false)).unwrap()
     }
 
@@ -270,7 +277,7 @@ mod tests {
         let long = "e".repeat(2000);
         for tag in ["a\nb", "a\u{1b}b", "\u{e4}", &long] {
             let mut document = list(&["a"], &[], true);
-            document.objects[0].etag = Some(tag.to_owned());
+            document.objects[0].tag = ListedTag::read(tag);
             let page = check(&ListRequest::directory(""), document);
             assert_eq!(page.objects[0].version.etag, None, "{tag:?}");
         }
@@ -297,9 +304,9 @@ mod tests {
 
     #[test]
     fn a_listing_must_advance() {
-        let truncated = |token: Option<&str>| Document {
+        let truncated = |token: Option<&'static str>| Document {
             is_truncated: Some(true),
-            continuation: token.map(str::to_owned),
+            continuation: token.map(Into::into),
             ..Document::default()
         };
         let warned = AtomicBool::new(false);
@@ -316,8 +323,8 @@ mod tests {
         let next = |next: Option<&str>, keys: &[&str], prefixes: &[&str]| {
             let document = Document {
                 is_truncated: Some(true),
-                marker: Some(String::new()),
-                next_marker: next.map(str::to_owned),
+                marker: Some("".into()),
+                next_marker: next.map(Into::into),
                 ..list(keys, prefixes, true)
             };
             let request = ListRequest {
@@ -332,11 +339,8 @@ mod tests {
         assert_eq!(next(Some("a+b%2B"), &["z"], &[]), "a b+", "it is encoded as keys are");
         assert_eq!(next(None, &["a", "c+d"], &["b/"]), "c d");
         assert_eq!(next(None, &["a"], &["b/"]), "b/");
-        let lost = Document {
-            is_truncated: Some(true),
-            marker: Some(String::new()),
-            ..list(&[], &[], true)
-        };
+        let lost =
+            Document { is_truncated: Some(true), marker: Some("".into()), ..list(&[], &[], true) };
         let warned = AtomicBool::new(false);
         assert!(page(&ListRequest::directory(""), lost, &warned).is_err());
     }
@@ -359,12 +363,12 @@ mod tests {
 
     #[test]
     fn a_page_shows_how_its_server_differs() {
-        let found = |document: &Document| {
+        let found = |document: &Document<'_>| {
             differences(&ListRequest::directory(""), Known::default(), document)
         };
         let s3 = |etag: Option<&str>| {
             let mut document = list(&["a"], &["b/"], true);
-            document.objects[0].etag = etag.map(str::to_owned);
+            document.objects[0].tag = etag.map(ListedTag::read).unwrap_or_default();
             document
         };
         assert_eq!(found(&s3(Some("\"e\""))), []);
@@ -373,7 +377,7 @@ mod tests {
         assert_eq!(found(&Document::default()), [], "nothing to see");
         let plain = Document { encoded: false, ..s3(Some("\"e\"")) };
         assert_eq!(found(&plain), [Quirk::IgnoresEncodingType]);
-        let older = Document { marker: Some(String::new()), ..s3(Some("\"e\"")) };
+        let older = Document { marker: Some("".into()), ..s3(Some("\"e\"")) };
         assert_eq!(found(&older), [Quirk::NoV2]);
     }
 
@@ -381,7 +385,7 @@ mod tests {
     fn the_last_page_has_no_token_whatever_it_carries() {
         let last = Document {
             is_truncated: Some(false),
-            continuation: Some("t".to_owned()),
+            continuation: Some("t".into()),
             ..Document::default()
         };
         assert_eq!(check(&ListRequest::directory(""), last).continuation, None);

@@ -14,7 +14,7 @@ use aws_sdk_s3::types::EncodingType;
 use futures_util::{FutureExt, TryStreamExt};
 
 use super::answer::{ExactBody, Extent, condition_kept, extent, if_match};
-use super::document::{Document, TakeBody, Unreadable};
+use super::document::{PageBytes, TakeBody, Unreadable};
 use super::listing::{self, Start};
 use super::notes::{Modified, Notes, TakeNotes};
 use super::quirks::{Known, Quirk};
@@ -375,7 +375,7 @@ impl AwsStore {
         self.quirks.answered(notes.taken().closes);
         sent?;
         let body = body.taken().ok_or_else(|| broken_rule("the answer has no body"))?;
-        let document = Document::read(body).await.map_err(|err| {
+        let unreadable = |err| {
             failure(move |o| match err {
                 Unreadable::BrokenOff(err) => {
                     let what = format!("the listing broke off ({})", transport(&err));
@@ -385,17 +385,22 @@ impl AwsStore {
                 Unreadable::Foreign => o.unreadable(true, "it is no listing"),
                 Unreadable::Wrong(what) => o.broken_rule(what),
             })
-        })?;
-        for quirk in listing::differences(request, known, &document) {
-            self.quirks.learn(quirk);
-        }
-        if newer {
-            self.quirks.is_as_s3(Quirk::NoV2);
-        }
-        if !known.has(Quirk::RefusesEncodingType) {
-            self.quirks.is_as_s3(Quirk::RefusesEncodingType);
-        }
-        listing::page(request, document, &self.warned).map_err(broken_rule)
+        };
+        let page = PageBytes::collect(body).await.map_err(unreadable)?;
+        let take_apart = || {
+            let document = page.read().map_err(unreadable)?;
+            for quirk in listing::differences(request, known, &document) {
+                self.quirks.learn(quirk);
+            }
+            if newer {
+                self.quirks.is_as_s3(Quirk::NoV2);
+            }
+            if !known.has(Quirk::RefusesEncodingType) {
+                self.quirks.is_as_s3(Quirk::RefusesEncodingType);
+            }
+            listing::page(request, document, &self.warned).map_err(broken_rule)
+        };
+        self.parsers.run(take_apart).await
     }
 
     async fn get_object(
@@ -420,10 +425,8 @@ impl AwsStore {
         }
         let conditions = !known.has(Quirk::RefusesConditions);
         get = match &request.condition {
-            Condition::Match(etag) if conditions => {
-                get.set_if_match(if_match(etag).map(str::to_owned))
-            }
-            Condition::NoneMatch(etag) if conditions => get.if_none_match(etag.as_str()),
+            Condition::Match(etag) if conditions => get.set_if_match(if_match(etag)),
+            Condition::NoneMatch(etag) if conditions => get.if_none_match(etag.to_string()),
             Condition::VersionId(id) => get.version_id(&**id),
             Condition::Any | Condition::Match(_) | Condition::NoneMatch(_) => get,
         };
