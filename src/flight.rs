@@ -98,6 +98,12 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
         Self { shared: Arc::new(Shared { flying: Mutex::new(HashMap::new()), abandoned }) }
     }
 
+    /// The flight of `key`, if there is one.
+    pub(crate) fn joined(&self, key: &K) -> Option<Wait<T>> {
+        let flying = self.shared.flying.lock();
+        flying.get(key).map(|flight| flight.wait())
+    }
+
     /// Joins the flight of `key`, or starts one.
     pub(crate) fn board(&self, key: &K) -> Boarded<K, T> {
         let mut flying = self.shared.flying.lock();

@@ -14,6 +14,7 @@ use super::snapshot::{IDLE_PAGES_MAX, Need, Snapshot};
 use super::{Tree, is_outage};
 use crate::error::{FsError, StoreError, StoreErrorKind};
 use crate::flight::Wait;
+use crate::object::DirPath;
 use crate::store::{Head, ListPage, ListRequest};
 
 /// What one LIST of exactly a name said of it.
@@ -44,25 +45,67 @@ impl Tree {
         self: &Arc<Self>,
         directory: &Arc<Directory>,
         name: &str,
-        plan: &Plan,
     ) -> Result<Answer, FsError> {
-        if matches!(plan, Plan::ListPage) {
-            let listing = directory.begin(|| self.begin(directory));
-            match self.has_keys(directory, &listing).await {
-                Ok(_) | Err(FsError::ListDenied) => {}
-                Err(err) => return Err(err),
-            }
-            if let Some(answer) = listing.says(name) {
-                return Ok(directory.newest_of(name, answer));
-            }
+        let key = (directory.path.clone(), Box::from(name));
+        if let Some(asked) = self.names.joined(&key) {
+            return asked.await;
         }
-        if matches!(plan, Plan::ListName { refresh: true }) {
-            self.refresh(directory);
+        let by_ranges = self.order().by_ranges;
+        let begin = |after: &str| self.begin_after(directory, after);
+        let mut plan = directory.plan(name, &self.ages, Instant::now(), by_ranges, &begin);
+        let parent = match plan {
+            Plan::First if directory.path != self.root => {
+                self.known_directory(&directory.path.parent())
+            }
+            _ => None,
+        };
+        if parent.as_ref().is_some_and(|parent| parent.lists_children()) {
+            plan = Plan::Page(directory.begin(|| begin("")), 0);
         }
-        let by_list = matches!(plan, Plan::ListName { .. });
-        let (tree, about) = (Arc::clone(self), Arc::clone(directory));
-        let name: Box<str> = name.into();
-        let key = (directory.path.clone(), name.clone());
+        let mut told = None;
+        let mut n_pages = 0;
+        while let Plan::Page(listing, index) = &plan {
+            n_pages += 1;
+            match self.bring(directory, listing, *index).await {
+                Ok(()) | Err(FsError::ListDenied) => {}
+                Err(err) if listing.begins_after().is_empty() || is_outage(&err) => {
+                    return Err(err);
+                }
+                Err(err) => {
+                    debug!("list {:?} around {name:?}: {err}", directory.path.as_str());
+                    directory.drop_piece(listing);
+                    break;
+                }
+            }
+            told = listing.says(name).map(|answer| directory.newest_of(name, answer));
+            if told.is_some() {
+                break;
+            }
+            plan = directory.plan_on(name, n_pages, &self.ages, Instant::now(), by_ranges, &begin);
+        }
+        let was_listed = told.is_some();
+        let answer = match told {
+            Some(answer) => answer,
+            None => {
+                let by_list = matches!(plan, Plan::ListName | Plan::Page(..));
+                self.ask_singly(directory, key, by_list).await?
+            }
+        };
+        if let Some(parent) = parent {
+            let leads_on = matches!(answer.what, What::Directory { .. });
+            parent.learn_of_child(!leads_on && (was_listed || matches!(plan, Plan::First)));
+        }
+        Ok(answer)
+    }
+
+    /// The answer to a question about one name alone, which it shares with all who ask the same.
+    async fn ask_singly(
+        self: &Arc<Self>,
+        directory: &Arc<Directory>,
+        key: (DirPath, Box<str>),
+        by_list: bool,
+    ) -> Result<Answer, FsError> {
+        let (tree, about, name) = (Arc::clone(self), Arc::clone(directory), key.1.clone());
         let work = async move {
             let sent = Instant::now();
             let what = match by_list {
@@ -75,6 +118,25 @@ impl Tree {
             Ok(answer)
         };
         self.names.join(&self.runtime, &key, work).await
+    }
+
+    /// Waits for the page `index` of `listing`.
+    async fn bring(
+        self: &Arc<Self>,
+        directory: &Arc<Directory>,
+        listing: &Arc<Snapshot>,
+        index: usize,
+    ) -> Result<(), FsError> {
+        if index == 0 {
+            return self.has_keys(directory, listing).await.map(drop);
+        }
+        if listing.next_index() != Some(index) {
+            return Ok(());
+        }
+        match self.page(directory, listing, false) {
+            Some(page) => page.await,
+            None => Ok(()),
+        }
     }
 
     /// Lists `directory` again while old answers go on.
@@ -122,9 +184,19 @@ impl Tree {
         directory: &Arc<Directory>,
         listing: &Arc<Snapshot>,
     ) -> Option<Wait<Result<(), FsError>>> {
+        self.page(directory, listing, true)
+    }
+
+    /// As [`Tree::next_page`]; `is_read` says that those behind it will be asked for, too.
+    fn page(
+        self: &Arc<Self>,
+        directory: &Arc<Directory>,
+        listing: &Arc<Snapshot>,
+        is_read: bool,
+    ) -> Option<Wait<Result<(), FsError>>> {
         let index = listing.next_index()?;
         let (tree, about, pages) = (Arc::clone(self), Arc::clone(directory), Arc::clone(listing));
-        let work = async move { tree.bring_page(&about, &pages, index).await };
+        let work = async move { tree.bring_page(&about, &pages, index, is_read).await };
         Some(listing.flights.join(&self.runtime, &Need::Page(index), work))
     }
 
@@ -136,6 +208,7 @@ impl Tree {
         directory: &Arc<Directory>,
         listing: &Arc<Snapshot>,
         index: usize,
+        is_read: bool,
     ) -> Result<(), FsError> {
         // Of a time when nobody waited.
         drop(listing.failure());
@@ -149,7 +222,7 @@ impl Tree {
             if let Some(err) = listing.failure() {
                 return Err(err);
             }
-            let may_go_ahead = self.held() < self.bytes_max;
+            let may_go_ahead = is_read && self.held() < self.bytes_max;
             for (id, request) in listing.ask(may_go_ahead) {
                 let asked = Asked { listing: Some(Arc::clone(listing)), id };
                 let (tree, about) = (Arc::clone(self), Arc::clone(directory));

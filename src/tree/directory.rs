@@ -2,6 +2,7 @@
 //! to ask when that is not enough. Decides and remembers; asks nothing itself.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lru::LruCache;
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 use super::answer::{Ages, Answer, Source, What};
 use super::block::Listed;
 use super::name::directory_order;
+use super::pieces::{Next, POLL_PAGES_MAX, Pieces, Trust};
 use super::snapshot::Snapshot;
 use super::weight::{Scales, Weight};
 use crate::error::StoreError;
@@ -20,6 +22,9 @@ use crate::object::DirPath;
 pub(super) struct Directory {
     pub(super) path: DirPath,
     state: Mutex<State>,
+    /// The first name that was looked up in one of its subdirectories was answered, or would have
+    /// been, by that one's first page.
+    lists_children: AtomicBool,
 }
 
 struct State {
@@ -27,10 +32,13 @@ struct State {
     newest: Option<Arc<Snapshot>>,
     /// The one before, while the newest is not complete: it answers for what that has not reached.
     older: Option<Arc<Snapshot>>,
+    pieces: Pieces,
     /// What single answers said, newer than the listing or beside it. At most [`TOLD_MAX`].
     told: LruCache<Box<str>, Told>,
     /// Lookups that had to ask since the directory was last listed.
     n_asked: u32,
+    /// The last name that a single answer found was a directory.
+    finds_directories: bool,
     /// LIST was denied, and when that was asked.
     denied: Option<(Instant, StoreError)>,
     weight: Weight,
@@ -66,8 +74,9 @@ const TOLD_BYTES: usize = size_of::<Told>() + 170;
 /// Bytes of a directory without any listing, in the tree's table, beside its path.
 const DIRECTORY_BYTES: usize = size_of::<Directory>() + 420;
 
-/// The lookup that lists an unknown directory, rather than ask for its name alone.
-const LOOKUP_THAT_LISTS: u32 = 3;
+/// Pages that one lookup waits for, one after another, before it asks for its name alone: that which
+/// shows that the directory is long, and that which should have the name.
+const PAGES_IN_LINE: usize = 2;
 
 /// A larger directory is never listed behind: it is 60 s old, at `auto`, before it may be.
 pub(super) const REFRESH_PAGES_MAX: usize = 30;
@@ -75,19 +84,26 @@ pub(super) const REFRESH_PAGES_MAX: usize = 30;
 /// How long a denied LIST is not tried again.
 const DENIED_FOR: Duration = Duration::from_secs(60);
 
-/// How to answer a lookup.
+/// Whether what is known answers a lookup.
 #[derive(Debug)]
-pub(super) enum Plan {
-    /// This is known.
+pub(super) enum Known {
     Answer(Answer),
-    /// This is known, and its time is over: list the directory again behind.
+    /// Its time is over, but it answers on while the directory is listed again behind.
     AnswerAndRefresh(Answer),
-    /// List the directory, from its first page on.
-    ListPage,
-    /// One LIST of exactly that name; and list the directory again behind, when it is worth it.
-    ListName { refresh: bool },
+    No,
+}
+
+/// How to ask for a name.
+pub(super) enum Plan {
+    /// This page of this listing probably tells.
+    Page(Arc<Snapshot>, usize),
+    /// One LIST of exactly that name.
+    ListName,
     /// HEAD of the name, and LIST of the directory of that name.
     Probe,
+    /// Nothing was ever asked in this directory: [`Plan::Probe`], or its first page where that told
+    /// of its siblings.
+    First,
 }
 
 /// How to open a directory.
@@ -107,55 +123,81 @@ impl Directory {
         let state = State {
             newest: None,
             older: None,
+            pieces: Pieces::new(),
             told: LruCache::unbounded(),
             n_asked: 0,
+            finds_directories: false,
             denied: None,
             weight: scales.weight(DIRECTORY_BYTES + path.as_str().len()),
         };
-        Self { path: path.clone(), state: Mutex::new(state) }
+        let lists_children = AtomicBool::new(false);
+        Self { path: path.clone(), state: Mutex::new(state), lists_children }
     }
 
-    /// How to answer a lookup of `name`, and counts it if something must be asked.
-    pub(super) fn plan(&self, name: &str, ages: &Ages, now: Instant) -> Plan {
+    /// Whether `name` is known.
+    pub(super) fn known(&self, name: &str, ages: &Ages, now: Instant) -> Known {
         let mut state = self.state.lock();
-        let best = state.best(name);
-        if let Some(answer) = &best {
-            if !ages.left(answer, now).is_zero() {
-                return Plan::Answer(answer.clone());
+        let Some(answer) = state.best(name) else { return Known::No };
+        let from_listing = matches!(answer.source, Source::Listing { .. });
+        if !ages.left(&answer, now).is_zero() {
+            if from_listing {
+                state.pieces.answered();
             }
-            let from_listing = matches!(answer.source, Source::Listing { .. });
-            let present = answer.what != What::Absent;
-            if from_listing && present && ages.answers_on(answer.n_pages, answer.sent, now) {
-                return Plan::AnswerAndRefresh(answer.clone());
-            }
+            return Known::Answer(answer);
         }
-        if state.is_denied(now) {
-            return Plan::Probe;
+        let present = answer.what != What::Absent;
+        if from_listing && present && ages.answers_on(answer.n_pages, answer.sent, now) {
+            return Known::AnswerAndRefresh(answer);
         }
+        Known::No
+    }
+
+    /// How to ask for `name`, which is not known. `may_begin` is false where the server lists from no
+    /// other place than the beginning; `begin` makes the listing of what is behind a name.
+    pub(super) fn plan(
+        &self,
+        name: &str,
+        ages: &Ages,
+        now: Instant,
+        may_begin: bool,
+        begin: &dyn Fn(&str) -> Snapshot,
+    ) -> Plan {
+        let mut state = self.state.lock();
         state.n_asked = state.n_asked.saturating_add(1);
-        let worth_listing = state.n_asked >= LOOKUP_THAT_LISTS;
-        let Some(newest) = &state.newest else {
-            return match best {
-                _ if worth_listing => Plan::ListPage,
-                Some(_) => Plan::ListName { refresh: false },
-                None => Plan::Probe,
-            };
-        };
-        let n_pages = newest.n_pages();
-        match best {
-            // The first page is on its way, or failed the last time.
-            _ if n_pages == 0 => Plan::ListPage,
-            // The same price as one name, and it answers every name on the page.
-            Some(_) if n_pages == 1 && newest.says(name).is_some() => Plan::ListPage,
-            Some(_) => Plan::ListName {
-                refresh: worth_listing
-                    && newest.is_complete()
-                    && n_pages <= REFRESH_PAGES_MAX
-                    && ages.keep_anything(),
-            },
-            // It lies beyond what was listed of a large directory.
-            None => Plan::Probe,
-        }
+        let plan = state.plan(name, 0, ages, now, may_begin, begin);
+        let obsolete = state.pieces.obsolete(None);
+        drop(state);
+        drop(obsolete);
+        plan
+    }
+
+    /// As [`Directory::plan`], after `n_pages` that did not tell.
+    pub(super) fn plan_on(
+        &self,
+        name: &str,
+        n_pages: usize,
+        ages: &Ages,
+        now: Instant,
+        may_begin: bool,
+        begin: &dyn Fn(&str) -> Snapshot,
+    ) -> Plan {
+        self.state.lock().plan(name, n_pages, ages, now, may_begin, begin)
+    }
+
+    /// Forgets a piece that could not be had.
+    pub(super) fn drop_piece(&self, listing: &Arc<Snapshot>) {
+        let dropped = self.state.lock().pieces.remove(listing);
+        drop(dropped);
+    }
+
+    /// Whether the first lookup in a subdirectory should list it.
+    pub(super) fn lists_children(&self) -> bool {
+        self.lists_children.load(Ordering::Relaxed)
+    }
+
+    /// Says what the first lookup in a subdirectory found best.
+    pub(super) fn learn_of_child(&self, lists: bool) {
+        self.lists_children.store(lists, Ordering::Relaxed);
     }
 
     /// The last that was heard of `name`, however long ago: for when nothing can be asked. An
@@ -166,18 +208,21 @@ impl Directory {
         (answer.what != What::Absent || answer.source == complete).then_some(answer)
     }
 
-    /// What its own listing says of its existence: what there is of it counts as one answer.
+    /// What listings of it say of its existence: what there is of each counts as one answer.
     pub(super) fn own_answer(&self, ages: &Ages, now: Instant) -> Option<Answer> {
         let state = self.state.lock();
-        let newest = state.newest.as_ref()?;
-        let answer = Answer {
-            what: What::Directory { listable: true },
-            sent: newest.sent()?,
-            n_pages: newest.cost(),
-            source: Source::Single,
+        let answer = |listing: &Arc<Snapshot>, n_pages| {
+            let what = What::Directory { listable: true };
+            let answer = Answer { what, sent: listing.sent()?, n_pages, source: Source::Single };
+            (listing.has_keys() == Some(true)).then_some(answer)
         };
-        let holds = newest.has_keys() == Some(true) && !ages.left(&answer, now).is_zero();
-        holds.then_some(answer)
+        let newest = state.newest.as_ref();
+        // That it has no keys is newer than what pieces have shown.
+        let is_gone = newest.is_some_and(|newest| newest.has_keys() == Some(false));
+        let pieces = state.pieces.listings().filter_map(|listing| answer(listing, 1));
+        let known = newest.and_then(|newest| answer(newest, newest.cost())).into_iter();
+        let best = known.chain(pieces).max_by_key(|answer| ages.left(answer, now))?;
+        (!is_gone && !ages.left(&best, now).is_zero()).then_some(best)
     }
 
     /// The listing for a new reader.
@@ -309,6 +354,7 @@ impl Directory {
         }
         state.n_asked = 0;
         let Some(sent) = listing.sent() else { return };
+        let pieces = state.pieces.obsolete(Some(sent));
         let obsolete: Vec<Box<str>> = state
             .told
             .iter()
@@ -320,13 +366,16 @@ impl Directory {
         }
         let older = state.older.take();
         drop(state);
-        // Thousands of names may go with it: not under the lock.
-        drop(older);
+        // Thousands of names may go with them: not under the lock.
+        drop((older, pieces));
     }
 
     /// A single request was answered. Gives what holds of the name then, which may be newer.
     pub(super) fn tell(&self, name: &str, answer: Answer) -> Answer {
         let mut state = self.state.lock();
+        if answer.what != What::Absent {
+            state.finds_directories = matches!(answer.what, What::Directory { .. });
+        }
         match state.best(name) {
             Some(best) if best.sent > answer.sent => best,
             _ => {
@@ -402,11 +451,69 @@ impl Directory {
     pub(super) fn bytes(&self) -> u64 {
         let state = self.state.lock();
         let known = [&state.newest, &state.older].into_iter().flatten();
-        state.weight.bytes() + known.map(|listing| listing.bytes()).sum::<u64>()
+        let listings = known.map(|listing| listing.bytes()).sum::<u64>();
+        state.weight.bytes() + listings + state.pieces.bytes()
     }
 }
 
 impl State {
+    fn plan(
+        &mut self,
+        name: &str,
+        n_tried: usize,
+        ages: &Ages,
+        now: Instant,
+        may_begin: bool,
+        begin: &dyn Fn(&str) -> Snapshot,
+    ) -> Plan {
+        if self.is_denied(now) {
+            return Plan::Probe;
+        }
+        let newest = self.newest.clone();
+        if let Some(newest) = &newest
+            && newest.n_pages() == 0
+        {
+            // On its way, or it failed the last time.
+            return Plan::Page(Arc::clone(newest), 0);
+        }
+        let best = self.best(name);
+        let ttl = match &best {
+            Some(Answer { what: What::Absent, .. }) => ages.negative,
+            _ => ages.metadata(1),
+        };
+        // One question may be all. One name over and over is asked for by pages, too: the same price, and
+        // they show that the directory is there, which else its parent would be asked for.
+        let is_first = self.n_asked <= 1;
+        let is_poll = self.told.len() <= 1 && self.told.contains(name);
+        // Where an answer may not be used twice, a page is worth no more than its one name.
+        let pages_are_kept = !ttl.left(Duration::ZERO).is_zero();
+        let n_max = if is_poll { POLL_PAGES_MAX } else { PAGES_IN_LINE };
+        if pages_are_kept && n_tried < n_max {
+            match &newest {
+                None if !is_first => return Plan::Page(self.begin(|| begin("")), 0),
+                // The same price as one name, and it answers every name on the page.
+                Some(newest) if newest.n_pages() == 1 && newest.says(name).is_some() => {
+                    return Plan::Page(self.begin(|| begin("")), 0);
+                }
+                Some(newest) if !is_first => {
+                    let trust = if is_poll { Trust::Given } else { Trust::Earned };
+                    match self.pieces.next(name, newest, trust, may_begin, begin) {
+                        Some(Next::Page(listing, index)) => return Plan::Page(listing, index),
+                        Some(Next::FirstPage) => return Plan::Page(self.begin(|| begin("")), 0),
+                        None => {}
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.pieces.asked_singly();
+        match best {
+            None if newest.is_none() && self.n_asked <= 1 => Plan::First,
+            None if self.finds_directories => Plan::Probe,
+            _ => Plan::ListName,
+        }
+    }
+
     /// The newest that is known of `name`.
     fn best(&mut self, name: &str) -> Option<Answer> {
         let told = self.told.get(name);
@@ -418,15 +525,16 @@ impl State {
             Some(Told::Answer(answer)) => Some(answer.clone()),
             _ => None,
         };
-        let listed = |listing: &Option<Arc<Snapshot>>| {
-            let answer = listing.as_ref()?.says(name)?;
+        let is_there = |answer: &Answer| {
             let is_directory = matches!(answer.what, What::Directory { .. });
-            let is_gone = is_directory && gone.is_some_and(|gone| gone >= answer.sent);
-            (!is_gone).then_some(answer)
+            !(is_directory && gone.is_some_and(|gone| gone >= answer.sent))
         };
+        let listed =
+            |listing: &Option<Arc<Snapshot>>| listing.as_ref()?.says(name).filter(is_there);
         // Of two of one age the last is taken: what was said of this very name.
-        let known = [listed(&self.older), listed(&self.newest), told];
-        known.into_iter().flatten().max_by_key(|answer| answer.sent)
+        let known = [listed(&self.older), listed(&self.newest)].into_iter().flatten();
+        let pieces = self.pieces.say(name).filter(is_there);
+        known.chain(pieces).chain(told).max_by_key(|answer| answer.sent)
     }
 
     fn is_denied(&self, now: Instant) -> bool {
@@ -440,6 +548,7 @@ impl State {
         {
             return Arc::clone(newest);
         }
+        self.pieces.begin();
         let begun = Arc::new(begin());
         let before = self.newest.replace(Arc::clone(&begun));
         // A complete listing is worth more than a newer one that somebody left half-way.

@@ -16,9 +16,11 @@ mod answer;
 mod ask;
 mod block;
 mod directory;
+mod gauge;
 mod handle;
 mod listing;
 mod name;
+mod pieces;
 mod ranges;
 mod said;
 mod shelf;
@@ -46,7 +48,7 @@ pub use self::handle::{DirHandle, Entry, Sight};
 pub use self::name::{NAME_BYTES_MAX, is_presentable};
 
 use self::answer::{Ages, Answer, Source, What};
-use self::directory::{Directory, Opening, Plan};
+use self::directory::{Directory, Known, Opening};
 use self::name::KEY_BYTES_MAX;
 use self::said::{Said, Topic};
 use self::snapshot::{News, Order, Snapshot};
@@ -176,23 +178,22 @@ impl Tree {
             return Ok(Lookup { found: None, valid_for: Duration::ZERO });
         }
         let directory = self.directory(dir);
-        let mut plan = directory.plan(name, &self.ages, Instant::now());
-        let is_known = matches!(plan, Plan::Answer(_) | Plan::AnswerAndRefresh(_));
-        if !is_known
+        let mut known = directory.known(name, &self.ages, Instant::now());
+        if matches!(known, Known::No)
             && let Some((listing, slot)) = directory.away(name, &self.ages, Instant::now())
             && self.bring_back(&listing, slot).await.is_ok()
         {
-            plan = directory.plan(name, &self.ages, Instant::now());
+            known = directory.known(name, &self.ages, Instant::now());
         }
-        let asked = match plan {
-            Plan::Answer(answer) => Ok(answer),
-            Plan::AnswerAndRefresh(answer) => {
+        let asked = match known {
+            Known::Answer(answer) => Ok(answer),
+            Known::AnswerAndRefresh(answer) => {
                 self.refresh(&directory);
                 Ok(answer)
             }
-            plan => match self.listed_by_itself(dir, name) {
+            Known::No => match self.listed_by_itself(dir, name) {
                 Some(answer) => Ok(answer),
-                None => self.ask(&directory, name, &plan).await,
+                None => self.ask(&directory, name).await,
             },
         };
         let answer = match asked {
@@ -348,12 +349,18 @@ impl Tree {
     }
 
     fn begin(&self, directory: &Directory) -> Snapshot {
-        let order = Order {
-            ordered: self.lists_in_order.load(Ordering::Relaxed),
-            by_ranges: self.lists_by_ranges.load(Ordering::Relaxed),
-        };
+        self.begin_after(directory, "")
+    }
+
+    /// A listing of the names behind `after`.
+    fn begin_after(&self, directory: &Directory, after: &str) -> Snapshot {
         let bytes_max = self.bytes_max.saturating_mul(LISTING_SHARE);
-        Snapshot::new(&directory.path, order, &self.scales, bytes_max)
+        Snapshot::after(&directory.path, after, self.order(), &self.scales, bytes_max)
+    }
+
+    fn order(&self) -> Order {
+        let ordered = self.lists_in_order.load(Ordering::Relaxed);
+        Order { ordered, by_ranges: ordered && self.lists_by_ranges.load(Ordering::Relaxed) }
     }
 
     /// A page has come: what it obsoletes, what the log should hear, and the bound.

@@ -32,6 +32,8 @@ const RANGES_MAX: usize = 256;
 pub(super) struct Ranges<P> {
     /// In order; each begins where the one before ends. The first one's pages are taken at once.
     ranges: VecDeque<Range<P>>,
+    /// Where it all begins; empty for the whole listing.
+    after: Box<str>,
     alphabet: Alphabet,
     first_name: Option<Box<str>>,
     next_id: u64,
@@ -127,8 +129,15 @@ pub(super) enum Disorder {
 }
 
 impl<P> Ranges<P> {
-    pub(super) fn new(single: bool, page_names: usize) -> Self {
+    #[cfg(test)]
+    fn new(single: bool, page_names: usize) -> Self {
+        Self::after("", single, page_names)
+    }
+
+    /// Of the names behind `after`. `single` asks for one page after another.
+    pub(super) fn after(after: &str, single: bool, page_names: usize) -> Self {
         let mut ranges = Self {
+            after: after.into(),
             ranges: VecDeque::new(),
             alphabet: Alphabet::default(),
             first_name: None,
@@ -319,7 +328,8 @@ impl<P> Ranges<P> {
     fn restart(&mut self) -> VecDeque<Range<P>> {
         let id = self.new_id();
         self.first_id = id;
-        std::mem::replace(&mut self.ranges, VecDeque::from([Range::new(id, "", None)]))
+        let first = Range::new(id, &self.after, None);
+        std::mem::replace(&mut self.ranges, VecDeque::from([first]))
     }
 
     fn new_id(&mut self) -> u64 {

@@ -16,6 +16,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::answer::{Ages, Answer, Source, What};
 use super::block::{Block, Listed};
+use super::gauge::Gauge;
 use super::listing::{Assembly, Gain, Item, PackedPage, RawPage};
 use super::name::directory_order;
 use super::ranges::{Ask, Disorder, Facts, Place, Ranges};
@@ -32,6 +33,8 @@ pub(super) struct Snapshot {
     /// No other has it, of whatever directory.
     pub(super) number: u64,
     prefix: DirPath,
+    /// It is of the names behind this one; empty for a whole directory.
+    after: Box<str>,
     state: Mutex<State>,
     /// What is needed is waited for once, however many readers need it.
     pub(super) flights: Flights<Need, Result<(), FsError>>,
@@ -81,7 +84,7 @@ struct State {
     weight: Weight,
     /// Of all entries that have come, those that were put away included.
     told_bytes: u64,
-    /// See [`Snapshot::new`].
+    /// See [`Snapshot::after`].
     bytes_max: u64,
 }
 
@@ -98,6 +101,9 @@ const TOKEN_BYTES: usize = 16;
 
 /// Bytes of a listing without entries and pages: by the resident set of 100,000 small ones.
 const SNAPSHOT_BYTES: usize = size_of::<Snapshot>() + 384;
+
+/// So many names tell how all are spread.
+const GAUGED_MAX: usize = 5000;
 
 /// How far a page came, and when it was asked for.
 struct PageMark {
@@ -127,15 +133,28 @@ pub(super) struct News {
 }
 
 impl Snapshot {
-    /// A listing that takes more than `bytes_max` fails: it may have no end. `order` says whether the
-    /// server lists in the order of keys, and whether by ranges.
-    pub(super) fn new(prefix: &DirPath, order: Order, scales: &Scales, bytes_max: u64) -> Self {
+    #[cfg(test)]
+    fn new(prefix: &DirPath, order: Order, scales: &Scales, bytes_max: u64) -> Self {
+        Self::after(prefix, "", order, scales, bytes_max)
+    }
+
+    /// A listing of the names behind `after`; where that is empty, of the directory. One that takes more
+    /// than `bytes_max` fails: it may have no end. `order` says whether the server lists in the order of
+    /// keys, and whether by ranges.
+    pub(super) fn after(
+        prefix: &DirPath,
+        after: &str,
+        order: Order,
+        scales: &Scales,
+        bytes_max: u64,
+    ) -> Self {
         let Order { ordered, by_ranges } = order;
+        let page_names = usize::from(ListRequest::PAGE_KEYS);
         let state = State {
             assembly: Assembly::new(ordered),
             shelf: Shelf::default(),
             pages: Vec::new(),
-            ranges: Ranges::new(!(ordered && by_ranges), usize::from(ListRequest::PAGE_KEYS)),
+            ranges: Ranges::after(after, !(ordered && by_ranges), page_names),
             is_complete: false,
             flat: false,
             failed: None,
@@ -144,11 +163,12 @@ impl Snapshot {
             waiting_bytes: 0,
             told_bytes: 0,
             bytes_max,
-            weight: scales.weight(SNAPSHOT_BYTES),
+            weight: scales.weight(SNAPSHOT_BYTES + after.len()),
         };
         Self {
             number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
             prefix: prefix.clone(),
+            after: after.into(),
             state: Mutex::new(state),
             flights: Flights::new(Err(FsError::Abandoned)),
             landed: Notify::new(),
@@ -257,13 +277,15 @@ impl Snapshot {
             token,
             goes_on,
         };
+        news.ranges_lost =
+            !self.after.is_empty() && first.as_deref().is_some_and(|it| *it <= *self.after);
         let packed = page.pack(&self.prefix);
         let bytes = packed.bytes();
         match state.ranges.answer(id, facts, packed) {
             Ok(true) => state.weight.add(bytes),
             Ok(false) => {}
             Err(disorder) => {
-                news.ranges_lost = disorder == Disorder::Server;
+                news.ranges_lost |= disorder == Disorder::Server;
                 state.begin_anew(&mut news);
             }
         }
@@ -438,8 +460,47 @@ impl Snapshot {
         shelf.put_back(slot, again, &self.prefix, &scales, weight);
     }
 
+    /// Which names it is of: those behind this one.
+    pub(super) fn begins_after(&self) -> &str {
+        &self.after
+    }
+
+    /// How far it has come: the last key or common prefix, without the slash.
+    pub(super) fn end(&self) -> Box<str> {
+        let state = self.state.lock();
+        let last = state.pages.last().map_or(&*self.after, |page| &*page.last);
+        last.strip_suffix('/').unwrap_or(last).into()
+    }
+
+    /// The name that it has `n_names` places before that of `name`, or where it begins.
+    pub(super) fn name_before(&self, name: &str, n_names: usize) -> Box<str> {
+        let state = self.state.lock();
+        let blocks: Vec<_> = state.shelf.blocks().collect();
+        let before = |block: &&Arc<Block>| directory_order(block.last_name(), name).is_lt();
+        let (earlier, rest) = blocks.split_at(blocks.partition_point(before));
+        let within = rest.first().map_or(0, |block| block.search(name).unwrap_or_else(|at| at));
+        let near = rest.iter().take(1).flat_map(|block| block.names().take(within));
+        let names = earlier.iter().flat_map(|block| block.names()).chain(near);
+        // In directory order `a-` comes before `a`, and a page that begins behind it has no `a`.
+        let n_all = earlier.iter().map(|block| block.len()).sum::<usize>() + within;
+        let names = names.take((n_all + 1).saturating_sub(n_names)).filter(|each| *each < name);
+        names.last().unwrap_or(&self.after).into()
+    }
+
+    /// How its names are spread.
+    pub(super) fn gauge(&self) -> Option<Gauge> {
+        let state = self.state.lock();
+        let names = state.shelf.blocks().flat_map(|block| block.names());
+        Gauge::new(names.take(GAUGED_MAX), usize::from(ListRequest::PAGE_KEYS))
+    }
+
     /// What it says of `name`; `None` when it does not reach so far, or the page was put away.
     pub(super) fn says(&self, name: &str) -> Option<Answer> {
+        let begins_before = self.after.is_empty()
+            || *self.after < *name && directory_order(&self.after, name).is_lt();
+        if !begins_before {
+            return None;
+        }
         let state = self.state.lock();
         let is_complete = state.is_complete;
         let (what, sent) = match state.find(name) {
@@ -455,10 +516,13 @@ impl Snapshot {
             }
             Search::Absent | Search::Away(_) => return None,
         };
-        let n_pages = state.pages.len();
+        // A piece is not what its directory's listing cost, and not complete.
+        let is_whole = self.after.is_empty();
+        let n_pages = if is_whole { state.pages.len() } else { 1 };
         drop(state);
         let n_pages = if self.told.is_some() { self.cost() } else { n_pages };
-        Some(Answer { what, sent, n_pages, source: Source::Listing { is_complete } })
+        let source = Source::Listing { is_complete: is_complete && is_whole };
+        Some(Answer { what, sent, n_pages, source })
     }
 
     /// The entry `name`, where it has one.

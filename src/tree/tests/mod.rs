@@ -3,6 +3,7 @@
 mod lookup;
 mod model;
 mod readdir;
+mod siblings;
 mod walk;
 
 use std::sync::Arc;
@@ -81,11 +82,13 @@ impl World {
         names(&self.open(dir).await?, 7).await
     }
 
-    /// The calls since the last time: `HEAD key`, `LIST prefix`, `LIST prefix +` for a later page.
+    /// The calls since the last time: `HEAD key`, `LIST prefix`, `LIST prefix +` for a later page,
+    /// `LIST prefix after` for one from a name on.
     fn calls(&self) -> Vec<String> {
         let call = |call| match call {
             Call::Head(key) => format!("HEAD {key}"),
             Call::List(list) if list.continuation.is_some() => format!("LIST {} +", list.prefix),
+            Call::List(list) if list.start_after.is_some() => format!("LIST {} after", list.prefix),
             Call::List(list) => format!("LIST {}", list.prefix),
             Call::Get(get) => format!("GET {}", get.key),
         };
