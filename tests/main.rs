@@ -11,6 +11,7 @@ mod failures;
 mod faults;
 mod files;
 mod handles;
+mod freshness;
 mod hostile;
 mod hostile_reads;
 mod layers;

@@ -164,6 +164,9 @@ impl FileSystem {
                     matches!(&err, FsError::Store(err) if err.kind() == StoreErrorKind::NotFound);
                 if gone {
                     self.tree.learn(&object.key, None, sent);
+                    // Upon ENOENT the kernel would go on to believe in the name for as long as it was
+                    // told; now it looks it up again, and finds what was just learnt.
+                    return Err(FsError::Stale);
                 }
                 Err(err)
             }

@@ -50,6 +50,7 @@ impl Tree {
         if let Some(asked) = self.names.joined(&key) {
             return asked.await;
         }
+        self.be_in(&directory.path);
         let by_ranges = self.order().by_ranges;
         let begin = |after: &str| self.begin_after(directory, after);
         let mut plan = directory.plan(name, &self.ages, Instant::now(), by_ranges, &begin);
@@ -68,7 +69,9 @@ impl Tree {
             n_pages += 1;
             match self.bring(directory, listing, *index).await {
                 Ok(()) | Err(FsError::ListDenied) => {}
-                Err(err) if listing.begins_after().is_empty() || is_outage(&err) => {
+                Err(err)
+                    if (*index == 0 && listing.begins_after().is_empty()) || is_outage(&err) =>
+                {
                     return Err(err);
                 }
                 Err(err) => {

@@ -225,6 +225,14 @@ impl Directory {
         (!is_gone && !ages.left(&best, now).is_zero()).then_some(best)
     }
 
+    /// Whether one page lists it again, for more than this one time.
+    pub(super) fn is_small(&self, ages: &Ages) -> bool {
+        let state = self.state.lock();
+        let is_page = |newest: &Arc<Snapshot>| newest.is_complete() && newest.n_pages() == 1;
+        !ages.metadata(1).left(Duration::ZERO).is_zero()
+            && state.newest.as_ref().is_some_and(is_page)
+    }
+
     /// The listing for a new reader.
     pub(super) fn open(
         &self,

@@ -1,6 +1,6 @@
 //! Reading a directory: one reader's snapshot, and positions in it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -333,6 +333,12 @@ impl View {
         let mut entries = Vec::new();
         let (n_pages, now) = (self.listing.cost(), Instant::now());
         let source = Source::Listing { is_complete: self.is_complete };
+        // The reader keeps its snapshot, but the kernel must not believe what is known to be over.
+        let newer: HashMap<_, _> = dir.told_since(&self.listing).into_iter().collect();
+        let left = |name: &str, answer: &Answer| {
+            let is_over = newer.get(name).is_some_and(|told| told.sent() > answer.sent);
+            if is_over { Duration::ZERO } else { tree.ages.valid_for(answer, now) }
+        };
         let at = self.segments.partition_point(|segment| segment.start <= position);
         for segment in &self.segments[at.saturating_sub(1)..] {
             let skip =
@@ -345,7 +351,6 @@ impl View {
                     // One is as good as the others, but for what it is.
                     let what = What::Directory { listable: true };
                     let answer = Answer { what, sent: block.sent, n_pages, source };
-                    let valid_for = tree.ages.valid_for(&answer, now);
                     for index in skip..*len {
                         if entries.len() == max {
                             break;
@@ -353,13 +358,14 @@ impl View {
                         let next = segment.start + index as u64 + 1;
                         let listed = Listed::at(&block, first + index);
                         if listed.is_there() {
+                            let valid_for = left(listed.name(), &answer);
                             let (name, found) = (listed.name().into(), Found::Listed(listed));
                             entries.push(Entry { name, found, next, valid_for });
                         }
                     }
                 }
                 Content::Single { name, answer } if skip == 0 && entries.len() < max => {
-                    let valid_for = tree.ages.valid_for(answer, now);
+                    let valid_for = left(name, answer);
                     let (name, next) = (Arc::from(&**name), segment.start + 1);
                     let found = found(&dir.path, &name, answer.what.clone());
                     entries.extend(found.map(|found| Entry { name, found, next, valid_for }));

@@ -3,7 +3,8 @@
 //!
 //! Reading order: `name` and `listing` (which names there are, and their order), `block` and
 //! `snapshot` (a listing in memory), `answer` (how long it holds), `directory` (what is known of one
-//! directory, and what to ask next), `ask` (the requests), `handle` (reading a directory).
+//! directory, and what to ask next), `gauge` and `pieces` (which page to ask for a name), `ask` (the
+//! requests), `handle` (reading a directory).
 //!
 //! Invariants: what is in memory is answered at the first poll and wakes nobody. Every request runs
 //! as a task of its own ([`crate::flight`]); it writes down what it learnt before it wakes its waiters, and
@@ -109,6 +110,8 @@ pub struct Tree {
     beside: AtomicU64,
     /// Those used longest ago are forgotten when `scales` show more than `bytes_max`.
     directories: Mutex<LruCache<DirPath, Arc<Directory>>>,
+    /// The directory that was opened last, or in which a name was asked for last.
+    current: Mutex<Option<DirPath>>,
     /// Questions about one name.
     names: Flights<(DirPath, Box<str>), Result<Answer, FsError>>,
     /// Directories that are listed again behind.
@@ -146,6 +149,7 @@ impl Tree {
             scales: Scales::default(),
             beside: AtomicU64::new(0),
             directories: Mutex::new(LruCache::unbounded()),
+            current: Mutex::new(None),
             names: Flights::new(Err(FsError::Abandoned)),
             refreshes: Flights::new(Err(FsError::Abandoned)),
             long: Mutex::new(Vec::new()),
@@ -193,7 +197,10 @@ impl Tree {
             }
             Known::No => match self.listed_by_itself(dir, name) {
                 Some(answer) => Ok(answer),
-                None => self.ask(&directory, name).await,
+                None => match self.shown_from_below(dir, name).await {
+                    Some(answer) => Ok(answer),
+                    None => self.ask(&directory, name).await,
+                },
             },
         };
         let answer = match asked {
@@ -216,6 +223,7 @@ impl Tree {
     /// the bucket has no key in it, unless it is the root.
     pub async fn open_dir(self: &Arc<Self>, dir: &DirPath) -> Result<DirHandle, FsError> {
         let directory = self.directory(dir);
+        self.be_in(dir);
         let listing = self.open_listing(&directory).await?;
         Ok(DirHandle::new(Arc::clone(self), directory, listing))
     }
@@ -323,6 +331,35 @@ impl Tree {
     fn listed_by_itself(&self, dir: &DirPath, name: &str) -> Option<Answer> {
         let child = self.known_directory(&dir.child(name))?;
         child.own_answer(&self.ages, Instant::now())
+    }
+
+    /// Whether `name` is on the way to the directory that is in use, as that one's listing shows. Where
+    /// its time is over it is listed again, rather than each directory above it: who looks into it
+    /// every second pays for it alone, however deep it is.
+    async fn shown_from_below(self: &Arc<Self>, dir: &DirPath, name: &str) -> Option<Answer> {
+        let current = self.current.lock().clone()?;
+        if !current.as_str().starts_with(dir.child(name).as_str()) {
+            return None;
+        }
+        let directory = self.known_directory(&current)?;
+        let shown = || directory.own_answer(&self.ages, Instant::now());
+        if let Some(answer) = shown() {
+            return Some(answer);
+        }
+        if !directory.is_small(&self.ages) {
+            return None;
+        }
+        let listing = directory.begin(|| self.begin(&directory));
+        self.has_keys(&directory, &listing).await.ok()?;
+        shown()
+    }
+
+    /// Notes which directory is in use.
+    fn be_in(&self, path: &DirPath) {
+        let mut current = self.current.lock();
+        if current.as_ref() != Some(path) {
+            *current = Some(path.clone());
+        }
     }
 
     /// Forgets a directory that was found without keys; its parent hears of it.

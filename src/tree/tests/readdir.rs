@@ -248,3 +248,16 @@ async fn an_entry_carries_what_is_left_of_its_time() {
     let left: Vec<u128> = entries.iter().map(|entry| entry.valid_for.as_millis()).collect();
     assert_eq!(left, [1_480, 1_480]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_kernel_does_not_believe_an_old_snapshot_where_more_is_known() {
+    let hour = Duration::from_secs(3_600);
+    let world = World::with(&["d/a", "d/b"], MetadataTtl::Fixed(Ttl::For(hour)), hour);
+    let handle = world.open("d/").await.unwrap();
+    pass(1).await;
+    world.tree.learn("d/a", None, Instant::now());
+    let entries = handle.read(0, 9).await.unwrap();
+    let times: Vec<_> =
+        entries.iter().map(|entry| (&*entry.name, !entry.valid_for.is_zero())).collect();
+    assert_eq!(times, [("a", false), ("b", true)], "the reader's own snapshot has it");
+}

@@ -67,6 +67,30 @@ async fn one_name_that_is_waited_for_is_one_request_a_second_and_that_shows_its_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_directory_that_is_in_use_shows_those_above_it_and_no_others() {
+    let world = World::new(&["a/b/c/file", "a/b/x/file", "a/f"]);
+    for path in ["a", "a/b", "a/b/c"] {
+        world.lookup(path).await;
+    }
+    for _ in 0..10 {
+        world.readdir("a/b/c/").await.unwrap();
+        pass(2_000).await;
+        world.calls();
+        for path in ["a", "a/b", "a/b/c"] {
+            assert_eq!(world.lookup(path).await, "dir");
+        }
+        assert_eq!(world.readdir("a/b/c/").await.unwrap(), ["file"]);
+        assert_eq!(world.calls(), ["LIST a/b/c/"]);
+    }
+    world.store.delete("a/b/c/file");
+    pass(2_000).await;
+    assert_eq!(world.lookup("a").await, "dir");
+    assert_eq!(world.lookup("a/b").await, "dir");
+    assert_eq!(world.lookup("a/b/c").await, "absent");
+    assert_eq!(world.lookup("a/f").await, "file 3");
+}
+
+#[tokio::test(start_paused = true)]
 async fn known_siblings_of_a_directory_of_two_pages_cost_four_requests_in_any_order() {
     let orders = [
         (0..500).collect(),
@@ -260,7 +284,7 @@ async fn a_page_around_a_name_that_fails_gives_way_to_the_name_alone() {
     }
     world.calls();
     for (name, page) in [("0001500", "LIST d/ +"), ("0007000", "LIST d/ after")] {
-        world.store.fault(0, Fault::Fail(crate::error::StoreErrorKind::Denied));
+        world.store.fault(0, Fault::Fail(crate::error::StoreErrorKind::Other));
         assert_eq!(world.lookup(&format!("d/{name}")).await, "file 1");
         assert_eq!(world.calls(), [page, &format!("LIST d/{name}")]);
         world.lookup("d/0001500").await;
