@@ -90,6 +90,11 @@ impl Ages {
         let age = now.saturating_duration_since(sent);
         self.metadata == MetadataTtl::Auto && n_pages > 1 && age < Self::AUTO_MAX
     }
+
+    /// Whether anything that is asked now can be used a second time.
+    pub(super) fn keep_anything(&self) -> bool {
+        self.metadata != MetadataTtl::Fixed(Ttl::For(Duration::ZERO))
+    }
 }
 
 #[cfg(test)]

@@ -158,7 +158,7 @@ impl<P> Ranges<P> {
     /// beginning), with a range behind each of `seams` beside the first, and is split no more than
     /// `reach_pages` ahead.
     pub(super) fn near(after: &str, seams: &[String], reach_pages: u32, page_names: usize) -> Self {
-        let mut ranges = Self::new(false, page_names);
+        let mut ranges = Self::after(after, false, page_names);
         ranges.reach_pages = reach_pages.into();
         let mut starts = vec![after];
         starts.extend(seams.iter().map(String::as_str).filter(|seam| *seam > after));
