@@ -479,6 +479,10 @@ impl Tree {
         drop(directories);
         // Thousands of names may go with them: not under the lock.
         drop(forgotten);
+        if over > 0 {
+            // What is ahead of walkers can be had again.
+            self.walks.stop();
+        }
         let may_ask_again = self.lists_in_order.load(Ordering::Relaxed)
             && self.lists_by_ranges.load(Ordering::Relaxed);
         if over == 0 || !may_ask_again {

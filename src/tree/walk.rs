@@ -128,6 +128,16 @@ impl Walks {
         }
     }
 
+    /// Ends all sweeps: there is no room for them.
+    pub(super) fn stop(&self) {
+        let stopped: Vec<_> =
+            self.walks.lock().iter_mut().filter_map(|(_, walk)| walk.sweep.take()).collect();
+        for sweep in stopped {
+            sweep.fail();
+            sweep.landed.notify_waiters();
+        }
+    }
+
     /// Each walk in a directory above `path`.
     fn each_above(
         walks: &mut LruCache<DirPath, Walk>,
