@@ -429,7 +429,7 @@ fn a_listing_that_fails_half_way_goes_on_from_there() {
 #[test]
 fn writes_between_pages_touch_no_other_name() {
     // Names that stay, entries on a page, and requests at the least.
-    for (n_stays, page_entries, n_pages) in [(2_500, 1_000, 2), (9_000, 1_000, 9), (1_500, 30, 50)]
+    for (n_stays, page_entries, n_pages) in [(1_500, 1_000, 1), (6_000, 1_000, 6), (1_200, 40, 30)]
     {
         let simulator = simulator();
         simulator.set_page_entries("myfiles", page_entries);

@@ -729,7 +729,7 @@ mod tests {
 
         #[test]
         fn a_name_that_a_seam_would_hide_is_noticed(
-            names in prop::collection::btree_set("[a-c]{1,2}[0-9]{1,3}", 20..120),
+            names in prop::collection::btree_set("[a-c]{1,2}[0-9]{1,3}", 20..80),
             page_names in 1_usize..8,
             which in any::<prop::sample::Index>(),
             hidden in any::<prop::sample::Index>(),
