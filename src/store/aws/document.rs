@@ -1,7 +1,6 @@
-//! The XML of a ListObjectsV2 answer, read with a pull parser. The SDK's own parser takes 5.6 ms
-//! for a page of 1,000 keys, and takes a document that was cut for a whole one with fewer
-//! keys; this one takes a tenth of that, as what it gives are pieces of the page itself, and a
-//! document that does not end is an error.
+//! The XML of a ListObjectsV2 answer. The SDK's own parser takes 5.6 ms for a page of 1,000 keys, and
+//! takes a document that was cut for a whole one with fewer keys; this one takes less than a tenth of
+//! that, as what it gives are pieces of the page itself, and a document that does not end is an error.
 
 use std::borrow::Cow;
 use std::sync::Arc;
