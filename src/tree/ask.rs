@@ -51,6 +51,7 @@ impl Tree {
             return asked.await;
         }
         self.be_in(&directory.path);
+        self.list_ahead(&directory.path);
         let by_ranges = self.order().by_ranges;
         let begin = |after: &str| self.begin_after(directory, after);
         let mut plan = directory.plan(name, &self.ages, Instant::now(), by_ranges, &begin);
@@ -139,6 +140,21 @@ impl Tree {
         match self.page(directory, listing, false) {
             Some(page) => page.await,
             None => Ok(()),
+        }
+    }
+
+    /// Lists those directories again in which names that are missing in `dir` were looked for next: also
+    /// those whose time is over soon, so that they all come to be listed at one time.
+    fn list_ahead(self: &Arc<Self>, dir: &DirPath) {
+        let now = Instant::now();
+        let known = |path: DirPath| self.known_directory(&path);
+        for next in self.searches.after(dir).into_iter().filter_map(known) {
+            if next.is_small(&self.ages) && next.forgets_absences(&self.ages, now) {
+                self.searches.list_ahead(&next.path);
+                let listing = next.begin(|| self.begin(&next));
+                // Nobody waits for it.
+                drop(self.next_page(&next, &listing));
+            }
         }
     }
 

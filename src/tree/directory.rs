@@ -233,6 +233,15 @@ impl Directory {
             && state.newest.as_ref().is_some_and(is_page)
     }
 
+    /// Whether half of the time is over for what its listing says of names that are not there.
+    pub(super) fn forgets_absences(&self, ages: &Ages, now: Instant) -> bool {
+        let state = self.state.lock();
+        let sent = state.newest.as_ref().and_then(|newest| newest.sent());
+        let left = |sent| ages.negative.left(now.saturating_duration_since(sent));
+        let whole = left(now);
+        !whole.is_zero() && sent.is_some_and(|sent| left(sent) <= whole / 2)
+    }
+
     /// The listing for a new reader.
     pub(super) fn open(
         &self,

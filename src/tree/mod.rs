@@ -3,8 +3,8 @@
 //!
 //! Reading order: `name` and `listing` (which names there are, and their order), `block` and
 //! `snapshot` (a listing in memory), `answer` (how long it holds), `directory` (what is known of one
-//! directory, and what to ask next), `gauge` and `pieces` (which page to ask for a name), `ask` (the
-//! requests), `handle` (reading a directory).
+//! directory, and what to ask next), `gauge` and `pieces` (which page to ask for a name), `search`
+//! (where a name is looked for next), `ask` (the requests), `handle` (reading a directory).
 //!
 //! Invariants: what is in memory is answered at the first poll and wakes nobody. Every request runs
 //! as a task of its own ([`crate::flight`]); it writes down what it learnt before it wakes its waiters, and
@@ -24,6 +24,7 @@ mod name;
 mod pieces;
 mod ranges;
 mod said;
+mod search;
 mod shelf;
 mod snapshot;
 mod spread;
@@ -52,6 +53,7 @@ use self::answer::{Ages, Answer, Source, What};
 use self::directory::{Directory, Known, Opening};
 use self::name::KEY_BYTES_MAX;
 use self::said::{Said, Topic};
+use self::search::Searches;
 use self::snapshot::{News, Order, Snapshot};
 use self::walk::Walks;
 use self::weight::Scales;
@@ -112,6 +114,7 @@ pub struct Tree {
     directories: Mutex<LruCache<DirPath, Arc<Directory>>>,
     /// The directory that was opened last, or in which a name was asked for last.
     current: Mutex<Option<DirPath>>,
+    searches: Searches,
     /// Questions about one name.
     names: Flights<(DirPath, Box<str>), Result<Answer, FsError>>,
     /// Directories that are listed again behind.
@@ -150,6 +153,7 @@ impl Tree {
             beside: AtomicU64::new(0),
             directories: Mutex::new(LruCache::unbounded()),
             current: Mutex::new(None),
+            searches: Searches::new(),
             names: Flights::new(Err(FsError::Abandoned)),
             refreshes: Flights::new(Err(FsError::Abandoned)),
             long: Mutex::new(Vec::new()),
@@ -182,6 +186,7 @@ impl Tree {
             return Ok(Lookup { found: None, valid_for: Duration::ZERO });
         }
         let directory = self.directory(dir);
+        self.searches.look(dir, name);
         let mut known = directory.known(name, &self.ages, Instant::now());
         if matches!(known, Known::No)
             && let Some((listing, slot)) = directory.away(name, &self.ages, Instant::now())
@@ -212,6 +217,9 @@ impl Tree {
             asked => asked?,
         };
         let valid_for = self.ages.valid_for(&answer, Instant::now());
+        if answer.what == What::Absent {
+            self.searches.miss(dir, name);
+        }
         let found = match directory.listed(name, &answer) {
             Some(listed) => Some(Found::Listed(listed)),
             None => found(dir, name, answer.what),

@@ -237,6 +237,41 @@ async fn the_same_names_in_many_directories_list_each_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_search_path_is_listed_again_side_by_side() {
+    let slow = FakeStore::new().with_latency(Duration::from_millis(60));
+    let config = TreeConfig {
+        prefix: DirPath::new(""),
+        metadata_ttl: MetadataTtl::Auto,
+        negative_ttl: Ttl::For(Duration::from_secs(1)),
+        entries_bytes_max: 64 << 20,
+    };
+    let tree = Tree::new(Arc::new(slow.clone()), Handle::current(), config);
+    let world = World { store: slow, tree };
+    for dir in 0..30 {
+        world.fill(&format!("p/d{dir:02}/"), 20);
+    }
+    world.readdir("p/").await.unwrap();
+    let mut took = Vec::new();
+    for name in 0..40 {
+        let start = Instant::now();
+        for dir in 0..30 {
+            assert_eq!(world.lookup(&format!("p/d{dir:02}/x{name}.h")).await, "absent");
+        }
+        took.push(start.elapsed().as_millis());
+        pass(100).await;
+    }
+    assert!(took[4..].iter().all(|ms| *ms <= 3 * 60), "{took:?}");
+    let calls = world.calls();
+    assert!(calls.len() <= 32 + 30 * 6, "{}", calls.len());
+    // Who looks no further pays for those behind once.
+    for name in 0..20 {
+        pass(1_000).await;
+        world.lookup(&format!("p/d00/y{name}.h")).await;
+    }
+    assert!(world.n_calls() <= 20 + 15);
+}
+
+#[tokio::test(start_paused = true)]
 async fn paths_that_lead_on_are_probed_at_each_level() {
     let world = World::new(&[]);
     for user in 0..20 {
