@@ -24,11 +24,11 @@ impl Standing {
     fn new(directory: &Path) -> Self {
         let mut command = Command::new("sleep");
         let command = command.arg("600").current_dir(directory).stdin(Stdio::null());
-        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("sleep"))
     }
 
     fn directory(&self) -> PathBuf {
-        fs::read_link(format!("/proc/{}/cwd", self.0.id())).unwrap()
+        fs::read_link(format!("/proc/{}/cwd", self.0.id())).expect("alive")
     }
 }
 
@@ -44,7 +44,7 @@ struct Reader(*mut libc::DIR);
 
 impl Reader {
     fn new(directory: &Path) -> Self {
-        let path = CString::new(directory.as_os_str().as_bytes()).unwrap();
+        let path = CString::new(directory.as_os_str().as_bytes()).expect("no NUL");
         // SAFETY: the path ends in NUL.
         let opened = unsafe { libc::opendir(path.as_ptr()) };
         assert!(!opened.is_null());
@@ -61,7 +61,7 @@ impl Reader {
             }
             // SAFETY: an entry is good until the next call, and its name ends in NUL.
             let name = unsafe { CStr::from_ptr((*entry).d_name.as_ptr()) };
-            let name = name.to_str().unwrap().to_owned();
+            let name = name.to_str().expect("UTF-8").to_owned();
             if !matches!(&*name, "." | "..") {
                 // SAFETY: opened.
                 return Some((name, unsafe { libc::telldir(self.0) }));

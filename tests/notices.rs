@@ -130,17 +130,17 @@ struct Ground {
 
 impl Ground {
     fn new(asking: Asking) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().expect("a directory");
         let counts = Arc::new(Counts::default());
         let numbers = Numbers(Arc::clone(&counts));
         let session =
             Session::new(numbers, directory.path(), &fuser::Config::default()).expect("root");
-        let device = session.as_fd().try_clone_to_owned().unwrap();
+        let device = session.as_fd().try_clone_to_owned().expect("a descriptor");
         let (notices, queue) = Notices::new();
         let all = [DIRECTORY].into_iter().chain(FILES).map(Ino).collect();
-        notify::start(device, queue, Arc::new(All(Mutex::new(all))), asking).unwrap();
-        let session = Some(session.spawn().unwrap());
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        notify::start(device, queue, Arc::new(All(Mutex::new(all))), asking).expect("a thread");
+        let session = Some(session.spawn().expect("a thread"));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         Self { directory, counts, notices, session, runtime }
     }
 
@@ -174,11 +174,11 @@ impl Standing {
     fn new(directory: &Path) -> Self {
         let mut command = Command::new("sleep");
         let command = command.arg("600").current_dir(directory).stdin(Stdio::null());
-        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("sleep"))
     }
 
     fn stands_in(&self, directory: &Path) -> bool {
-        fs::read_link(format!("/proc/{}/cwd", self.0.id())).unwrap() == directory
+        fs::read_link(format!("/proc/{}/cwd", self.0.id())).expect("alive") == directory
     }
 }
 
@@ -192,10 +192,10 @@ impl Drop for Standing {
 fn check_letting_go(asking: Asking) {
     let ground = Ground::new(asking);
     for ino in FILES {
-        fs::metadata(ground.join(ino)).unwrap();
+        fs::metadata(ground.join(ino)).expect("a file");
     }
     let standing = Standing::new(&ground.join(DIRECTORY));
-    let open = File::open(ground.join(OPEN)).unwrap();
+    let open = File::open(ground.join(OPEN)).expect("a file");
     assert!(ground.notices.try_relieve());
     let expected: BTreeSet<u64> = FILES.filter(|ino| *ino != OPEN).collect();
     assert!(wait_until(|| *ground.counts.forgotten.lock() == expected));

@@ -444,17 +444,12 @@ impl Directory {
         known.filter_map(|listing| listing.listed(name)).find(|listed| listed.is(answer))
     }
 
-    /// The block of a listing that would tell of `name` now, had it not been put away.
-    pub(super) fn away(
-        &self,
-        name: &str,
-        ages: &Ages,
-        now: Instant,
-    ) -> Option<(Arc<Snapshot>, usize)> {
+    /// The block of the newest listing that would tell of `name`, had it not been put away. What it tells
+    /// when it is listed again is as new as that, however old the listing.
+    pub(super) fn away(&self, name: &str) -> Option<(Arc<Snapshot>, usize)> {
         let state = self.state.lock();
         let newest = state.newest.as_ref()?;
-        let slot = !newest.left(ages, now).is_zero().then(|| newest.away(name))??;
-        Some((Arc::clone(newest), slot))
+        Some((Arc::clone(newest), newest.away(name)?))
     }
 
     /// Whether somebody reads a listing of it, so that to forget it would free nothing.

@@ -189,7 +189,7 @@ impl Tree {
         self.searches.look(dir, name);
         let mut known = directory.known(name, &self.ages, Instant::now());
         if matches!(known, Known::No)
-            && let Some((listing, slot)) = directory.away(name, &self.ages, Instant::now())
+            && let Some((listing, slot)) = directory.away(name)
             && self.bring_back(&listing, slot).await.is_ok()
         {
             known = directory.known(name, &self.ages, Instant::now());
