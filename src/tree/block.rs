@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::answer::{Answer, What};
-use super::listing::Item;
+use super::listing::{Item, comes_after};
 use super::name::directory_order;
 use super::weight::{Scales, Weight};
 use crate::object::{DirPath, ETag, Ino, Object, Packing, Version};
@@ -84,9 +84,13 @@ pub(super) fn print(name: &str) -> Print {
 const ROWS_MAX: usize = 1 << 15;
 
 impl Block {
-    /// Cuts `items`, in directory order, into blocks of one stamp each.
-    pub(super) fn pack(dir: &DirPath, items: &[Item]) -> Vec<Self> {
-        let same = items.chunk_by(|a, b| a.sent == b.sent);
+    /// Cuts `items`, in directory order, into blocks of one stamp each, whose keys come all after
+    /// `last`, a key or common prefix, or all not.
+    pub(super) fn pack(dir: &DirPath, items: &[Item], last: Option<&str>) -> Vec<Self> {
+        let is_after = |item: &Item| {
+            last.is_none_or(|last| comes_after(&item.name, item.version.is_none(), last))
+        };
+        let same = items.chunk_by(|a, b| a.sent == b.sent && is_after(a) == is_after(b));
         same.flat_map(|items| items.chunks(ROWS_MAX)).map(|items| Self::of(dir, items)).collect()
     }
 
@@ -188,6 +192,11 @@ impl Block {
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         let there = |index: &usize| self.rows[*index].kind != Kind::Gone;
         (0..self.rows.len()).filter(there).map(|index| self.name(index))
+    }
+
+    /// Whether the keys of its entries come after `last`, as they were packed.
+    pub(super) fn comes_after(&self, last: &str) -> bool {
+        comes_after(self.name(0), self.rows[0].kind == Kind::Directory, last)
     }
 
     pub(super) fn first_name(&self) -> &str {
@@ -404,7 +413,7 @@ mod tests {
     }
 
     fn packed(items: &[Item]) -> Arc<Block> {
-        Block::pack(&DirPath::new("p/"), items).remove(0).weighed(&Scales::default())
+        Block::pack(&DirPath::new("p/"), items, None).remove(0).weighed(&Scales::default())
     }
 
     fn check(tag: &str, etag_bytes: u16) {

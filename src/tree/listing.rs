@@ -335,7 +335,7 @@ impl RawPage {
     /// Small, for a page that has to wait.
     pub(super) fn pack(self, dir: &DirPath) -> PackedPage {
         let page = self.shown();
-        let blocks = Block::pack(dir, &page.items);
+        let blocks = Block::pack(dir, &page.items, None);
         PackedPage { blocks, page: Self { items: Vec::new(), ..page } }
     }
 
@@ -382,6 +382,11 @@ fn raw(item: &Item) -> Raw<'_> {
 
 fn split(rest: &str) -> Raw<'_> {
     rest.strip_suffix('/').map_or((rest, false), |name| (name, true))
+}
+
+/// Whether the key or common prefix of `name` comes after `last`.
+pub(super) fn comes_after(name: &str, is_directory: bool, last: &str) -> bool {
+    raw_order((name, is_directory), split(last)).is_gt()
 }
 
 /// S3's order: that of the bytes of keys.

@@ -371,7 +371,7 @@ mod tests {
             Item { name: name.clone(), version, sent }
         };
         let items: Vec<Item> = names.iter().map(item).collect();
-        Block::pack(&DirPath::new(DIR), &items).remove(0).weighed(scales)
+        Block::pack(&DirPath::new(DIR), &items, None).remove(0).weighed(scales)
     }
 
     /// Some are directories.

@@ -575,9 +575,11 @@ impl State {
         weight.add(size_of::<PageMark>() + last.len());
         pages.push(PageMark { last, sent });
         let scales = weight.scales().clone();
-        for block in Block::pack(dir, &gain.items) {
-            // What was held back came with a page before.
-            let page = (block.sent == sent).then_some(pages.len() - 1);
+        // What was held back came with a page before.
+        let before = pages.len().checked_sub(2).map(|before| &*pages[before].last);
+        for block in Block::pack(dir, &gain.items, before) {
+            let is_of_page = before.is_none_or(|last| block.comes_after(last));
+            let page = is_of_page.then_some(pages.len() - 1);
             *told_bytes += block.bytes() as u64;
             shelf.push(block.weighed(&scales), page);
         }

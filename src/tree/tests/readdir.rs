@@ -3,6 +3,7 @@
 use super::*;
 use crate::error::StoreErrorKind;
 use crate::store::fake::Fault;
+use crate::tree::Entry;
 
 #[tokio::test(start_paused = true)]
 async fn ls_of_2000_objects_is_two_lists_and_again_none() {
@@ -260,4 +261,70 @@ async fn the_kernel_does_not_believe_an_old_snapshot_where_more_is_known() {
     let times: Vec<_> =
         entries.iter().map(|entry| (&*entry.name, !entry.valid_for.is_zero())).collect();
     assert_eq!(times, [("a", false), ("b", true)], "the reader's own snapshot has it");
+}
+
+/// Objects beside directories whose names they begin with, so that names are held back over the ends
+/// of pages.
+fn mixed_keys() -> Vec<String> {
+    let names = (0..4_000).flat_map(|index| {
+        let mut names = vec![format!("d/n{index:04}"), format!("d/n{index:04}-x")];
+        if index % 3 == 0 {
+            names.push(format!("d/m{index:04}/inside"));
+        }
+        names
+    });
+    names.collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn pages_that_were_passed_are_dropped_and_listed_again_in_their_old_places() {
+    let keys = mixed_keys();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let config = TreeConfig {
+        prefix: DirPath::new(""),
+        metadata_ttl: MetadataTtl::Fixed(Ttl::Forever),
+        negative_ttl: Ttl::Forever,
+        entries_bytes_max: 100 << 10,
+    };
+    let world = World::with_config(&keys, config);
+    world.store.set_page_keys(250);
+    let handle = world.open("d/").await.unwrap();
+    let mut before: Vec<(u64, String)> = Vec::new();
+    // An entry that somebody holds keeps its page.
+    let name = |entry: Entry| (entry.next, entry.name.to_string());
+    loop {
+        let position = before.last().map_or(0, |(next, _)| *next);
+        let entries = handle.read(position, 100).await.unwrap();
+        // What was just used is not dropped.
+        pass(100).await;
+        match entries.is_empty() {
+            true => break,
+            false => before.extend(entries.into_iter().map(name)),
+        }
+    }
+    assert_eq!(before.len(), 2 * 4_000 + 4_000_usize.div_ceil(3));
+    assert!(world.tree.bytes() < 200 << 10, "{} bytes", world.tree.bytes());
+    world.store.take_calls();
+
+    world.store.delete("d/n0100");
+    world.store.put("d/n0100-y", "new");
+    world.store.put("d/n0099", "changed");
+    for at in (0..before.len()).step_by(777).rev() {
+        let mut after: Vec<(u64, String)> = Vec::new();
+        while after.len() < 500 && before[at].0 + (after.len() as u64) < before.len() as u64 {
+            let position = after.last().map_or(before[at].0, |(next, _)| *next);
+            let entries = handle.read(position, 100).await.unwrap();
+            if entries.is_empty() {
+                break;
+            }
+            after.extend(entries.into_iter().map(name));
+        }
+        let stayed = |(_, name): &&(u64, String)| name != "n0100";
+        let expected: Vec<_> = before[at + 1..].iter().filter(stayed).take(after.len()).collect();
+        assert_eq!(after.iter().filter(stayed).collect::<Vec<_>>(), expected, "from {at}");
+        pass(300).await;
+    }
+    let n_calls = world.n_calls();
+    assert!((20..100).contains(&n_calls), "{n_calls} pages came again");
+    assert_eq!(world.lookup("d/n0099").await, "file 7", "a page that came again is newer");
 }
