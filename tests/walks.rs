@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
-use crate::support::mounted::Mounted;
+use crate::support::mounted::{Mounted, sleep};
 use crate::support::simulator::Simulator;
 
 /// `n_top` directories, ten in each, and so many objects in each of those.
@@ -75,7 +76,7 @@ fn a_walk_does_not_pay_for_what_it_leaves_out() {
     simulator.reset_log();
     let found = run(&mounted, "find . -name large -prune -o -type f -print");
     assert_eq!(found.len(), 2_000);
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    sleep(Duration::from_secs(1));
     let counts = simulator.counts();
     assert!(counts.requests() <= 24, "3 pages beside 50: {counts:?}");
 }
