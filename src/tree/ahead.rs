@@ -55,7 +55,7 @@ impl Tree {
             && self.lists_at_all.load(Ordering::Relaxed)
             && self.lists_in_order.load(Ordering::Relaxed)
             && self.lists_by_ranges.load(Ordering::Relaxed)
-            && self.ages.keep_anything()
+            && self.ages.hold_for_a_while()
     }
 
     /// Before a directory is asked for: waits for the sweep of somebody's walk, where that is about to
@@ -222,6 +222,7 @@ impl Tree {
                     let n_names = pieces.iter().map(|piece| piece.items.len()).sum();
                     tree.walks.count(&sweep.top, &tree.root, n_names);
                     tree.tell(&sweep.top, pieces, sent, &sweep.credit.n_pages);
+                    sweep.told();
                 }
                 Ok(Err(())) => {
                     tree.give_up_flat("the server lists a tree in another order than that of keys");

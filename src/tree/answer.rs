@@ -51,6 +51,8 @@ impl Ages {
     const PER_PAGE: Duration = Duration::from_secs(2);
     /// `auto`: no answer is given that is older than this.
     pub(super) const AUTO_MAX: Duration = Duration::from_secs(60);
+    /// A slow server needs as long for a page.
+    const WHILE: Duration = Duration::from_secs(1);
     /// The kernel counts in ticks and rounds up: an absence that lasted a tick too long would hide
     /// a new object beyond its time.
     const KERNEL_ROUNDING: Duration = Duration::from_millis(100);
@@ -91,9 +93,9 @@ impl Ages {
         self.metadata == MetadataTtl::Auto && n_pages > 1 && age < Self::AUTO_MAX
     }
 
-    /// Whether anything that is asked now can be used a second time.
-    pub(super) fn keep_anything(&self) -> bool {
-        self.metadata != MetadataTtl::Fixed(Ttl::For(Duration::ZERO))
+    /// Whether what is told ahead of its use is still good when it comes to that.
+    pub(super) fn hold_for_a_while(&self) -> bool {
+        !matches!(self.metadata, MetadataTtl::Fixed(Ttl::For(time)) if time < Self::WHILE)
     }
 }
 

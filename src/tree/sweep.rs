@@ -37,6 +37,8 @@ struct State {
     ended: bool,
     /// Pages that were asked for and have not been used.
     n_unused: usize,
+    /// Pages that have come and whose directories are not known yet.
+    n_telling: usize,
     /// Somebody went by here with old answers, which are to be told anew.
     wanted: String,
     /// What the parts hold.
@@ -205,6 +207,7 @@ impl Sweep {
             met: 0,
             ended: false,
             n_unused: 0,
+            n_telling: 0,
             wanted: String::new(),
             weight: scales.weight(size_of::<Self>()),
         };
@@ -218,7 +221,8 @@ impl Sweep {
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        self.state.lock().ended
+        let state = self.state.lock();
+        state.ended && state.n_telling == 0
     }
 
     /// The requests that are worth sending now, each for [`Sweep::answer`] or [`Sweep::fail`].
@@ -244,6 +248,9 @@ impl Sweep {
         let Some(Progress { id, after, asked, done, n_pages }) = state.ranges.progress(path) else {
             return Reach::Passed;
         };
+        if state.n_telling > 0 {
+            return Reach::Before(Step { range: id, n_pages, inside: false, asked: true });
+        }
         let inside = after.starts_with(path);
         let spare = SPARE_PAGES + SPARE_PAGES_FOR_A_WALKER;
         if state.ended || done || (after > path && !inside) {
@@ -277,7 +284,7 @@ impl Sweep {
         ask.map(|ask| self.request(&mut state, ask))
     }
 
-    /// Takes a page, and gives the directories that are whole by that. Fails where the server does
+    /// Takes a page, and gives the directories that are whole by that; [`Sweep::told`] is to follow. Fails where the server does
     /// not list in one order: the sweep has ended then.
     pub(super) fn answer(
         self: &Arc<Self>,
@@ -310,6 +317,7 @@ impl Sweep {
         let taken = state.ranges.answer(id, facts, ());
         if taken.is_err() || state.ended {
             state.give_up();
+            state.n_telling += usize::from(taken.is_ok());
             return if taken.is_err() { Err(()) } else { Ok(Vec::new()) };
         }
         self.credit.n_pages.fetch_add(1, Ordering::Relaxed);
@@ -322,7 +330,13 @@ impl Sweep {
             }
         }
         state.join(&mut out);
+        state.n_telling += 1;
         Ok(out)
+    }
+
+    /// What [`Sweep::answer`] gave is known.
+    pub(super) fn told(&self) {
+        self.state.lock().n_telling -= 1;
     }
 
     /// The request could not be had, so that nobody should wait for what follows.

@@ -1,6 +1,6 @@
 //! Names, bytes and listings: what is stored beforehand and then looked at through the mount.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -247,6 +247,8 @@ fn listings(checks: &mut Vec<Check>) {
     };
     checks.push(Check::new("six levels", "nested", look).with([(deep, deep)]));
 
+    tree(checks);
+
     let objects = ["inside/f", "inside/d/g", "inside-not/x", "insidey", "f"];
     let look = |plot: &Plot<'_>| {
         let mounted = plot.mount("inside", &[])?;
@@ -272,6 +274,52 @@ fn listings(checks: &mut Vec<Check>) {
         is_missing(&plot.path("known/f2"))
     };
     checks.push(Check::new("missing names", "missing", look).with(objects));
+}
+
+/// A tree of more than one page, whose first directory alone is longer than one.
+fn tree(checks: &mut Vec<Check>) {
+    let keys = || {
+        let long = (0..1_050).map(|number| format!("t/a/x/{number:04}"));
+        let short = (0..40)
+            .flat_map(|dir| ["1", "d/2", "d-", "d.e"].map(|name| format!("t/b{dir:02}/{name}")));
+        long.chain(short).chain(["t/a-b", "t/a.c", "t/a/y", "t/c"].map(str::to_owned))
+    };
+    let look = move |plot: &Plot<'_>| {
+        let mut expected: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for key in keys() {
+            for (slash, _) in key.match_indices('/').chain([(key.len(), "")]) {
+                let at = key[..slash].rfind('/').map_or(0, |slash| slash + 1);
+                let names = expected.entry(key[..at].to_owned()).or_default();
+                names.insert(key[at..slash].to_owned());
+            }
+        }
+        // Looked up, listed, and then walked through.
+        must(fs::metadata(plot.path("t"))?.is_dir(), "t is no directory")?;
+        for (dir, names) in &expected {
+            has_names(&plot.path(dir), names.iter().map(String::as_str))?;
+        }
+        let mounted = plot.mount("t", &[])?;
+        let mut files = 0;
+        for entry in walk(&mounted.path())? {
+            files += usize::from(entry.metadata()?.is_file());
+        }
+        must(files == keys().count(), format!("{files} files"))
+    };
+    let objects: Vec<_> = keys().map(|key| (key, "x")).collect();
+    checks.push(Check::new("a tree of 1,214 keys", "tree", look).with(objects));
+}
+
+/// All that is below a directory, in the order of a walk.
+fn walk(path: &Path) -> Outcome<Vec<fs::DirEntry>> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            all.append(&mut walk(&entry.path())?);
+        }
+        all.push(entry);
+    }
+    Ok(all)
 }
 
 /// Bytes that are those of no other place and no other object.

@@ -79,6 +79,9 @@ struct Args {
     /// PREFIX=COUNTxCOUNTxSIZE: so many directories of so many such objects
     #[arg(long, value_parser = parse_forest)]
     forest: Vec<(String, u64, u64, u64)>,
+    /// PREFIX=COUNTxSIZE: so many such objects, with random UUIDs for names
+    #[arg(long, value_parser = parse_tree)]
+    uuids: Vec<(String, u64, u64)>,
     /// Write requests here, one JSON object a line
     #[arg(long)]
     log_file: Option<PathBuf>,
@@ -169,6 +172,9 @@ fn fill(args: &Args, world: &World) {
     }
     for (prefix, count, size) in &args.tree {
         world.put_tree(bucket, prefix, *count, *size);
+    }
+    for (prefix, count, size) in &args.uuids {
+        world.put_uuids(bucket, prefix, *count, *size);
     }
     for (prefix, n_directories, n_files, size) in &args.forest {
         world.put_forest(bucket, prefix, *n_directories, *n_files, *size);

@@ -116,6 +116,21 @@ impl World {
         });
     }
 
+    /// So many synthetic objects of one size, each with a UUID of version 4 behind the prefix.
+    pub(crate) fn put_uuids(&self, bucket: &str, prefix: &str, count: u64, size: u64) {
+        let modified = SystemTime::now();
+        self.with_bucket(bucket, |bucket| {
+            for number in 0..count {
+                let hash = xxhash_rust::xxh3::xxh3_128(&number.to_le_bytes());
+                let version = hash & !(0xf << 76) | 4 << 76;
+                let hex = format!("{version:032x}");
+                let groups = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
+                let key = format!("{prefix}{}", groups.join("-"));
+                bucket.put(&key, Object::synthetic(&key, size, 0, modified));
+            }
+        });
+    }
+
     /// So many directories, `PREFIXd00000/` and so on, each of so many synthetic objects of one size,
     /// `part-00000.parquet` and so on.
     pub(crate) fn put_forest(
