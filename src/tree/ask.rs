@@ -9,6 +9,7 @@ use tracing::debug;
 
 use super::answer::{Answer, Source, What};
 use super::directory::{Directory, Opening, Plan, REFRESH_PAGES_MAX};
+use super::forget::Generation;
 use super::listing::shows_order;
 use super::snapshot::{IDLE_PAGES_MAX, Need, Snapshot};
 use super::{Tree, is_outage};
@@ -22,6 +23,17 @@ enum Listed {
     Is(What),
     /// A page full of keys lies between the name and the directory of that name.
     Unclear,
+}
+
+/// How to ask for one name alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Singly {
+    /// [`Plan::ListName`].
+    Name,
+    /// [`Plan::ListBelow`].
+    Below,
+    /// [`Plan::Probe`].
+    Probe,
 }
 
 /// A page that was asked for. Dropped without an answer, it is asked for again.
@@ -46,7 +58,9 @@ impl Tree {
         directory: &Arc<Directory>,
         name: &str,
     ) -> Result<Answer, FsError> {
-        let key = (directory.path.clone(), Box::from(name));
+        // What is forgotten from now on is for those who ask later.
+        let marks = directory.marks();
+        let key = (directory.path.clone(), marks.generation(), Box::from(name));
         if let Some(asked) = self.names.joined(&key) {
             return asked.await;
         }
@@ -81,7 +95,8 @@ impl Tree {
                     break;
                 }
             }
-            told = listing.says(name).map(|answer| directory.newest_of(name, answer));
+            let answer = listing.says(name).filter(|answer| marks.allow(name, answer.sent));
+            told = answer.map(|answer| directory.newest_of(name, answer));
             if told.is_some() {
                 break;
             }
@@ -91,8 +106,8 @@ impl Tree {
         let answer = match told {
             Some(answer) => answer,
             None => {
-                let by_list = matches!(plan, Plan::ListName | Plan::Page(..));
-                self.ask_singly(directory, key, by_list).await?
+                let plan = self.without_old_listing(directory, name, &plan);
+                self.ask_singly(directory, key, plan).await?
             }
         };
         if let Some(parent) = parent {
@@ -102,19 +117,50 @@ impl Tree {
         Ok(answer)
     }
 
+    /// How to ask for `name` alone. A probe would take what is known of the directory `name` for an answer:
+    /// not where the name was forgotten since, and what is below it was not.
+    fn without_old_listing(&self, directory: &Directory, name: &str, plan: &Plan) -> Singly {
+        let is_old = || {
+            let child = self.known_directory(&directory.path.child(name))?;
+            Some(!directory.marks().allow(name, child.listed_at()?))
+        };
+        match plan {
+            Plan::ListBelow => Singly::Below,
+            Plan::Probe | Plan::First if is_old() != Some(true) => Singly::Probe,
+            _ => Singly::Name,
+        }
+    }
+
+    /// Asks for the names that were forgotten in a long listing, so that it can be shown on. What
+    /// fails is left to the listing.
+    pub(super) async fn ask_for_forgotten(self: &Arc<Self>, directory: &Arc<Directory>) {
+        for name in directory.forgotten_names() {
+            let plan = self.without_old_listing(directory, &name, &directory.plan_alone(&name));
+            let generation = directory.marks().generation();
+            let key = (directory.path.clone(), generation, name.clone());
+            if let Err(err) = self.ask_singly(directory, key, plan).await {
+                debug!("{}{name}, which was forgotten: {err}", directory.path.as_str());
+                return;
+            }
+        }
+    }
+
     /// The answer to a question about one name alone, which it shares with all who ask the same.
     async fn ask_singly(
         self: &Arc<Self>,
         directory: &Arc<Directory>,
-        key: (DirPath, Box<str>),
-        by_list: bool,
+        key: (DirPath, Generation, Box<str>),
+        plan: Singly,
     ) -> Result<Answer, FsError> {
-        let (tree, about, name) = (Arc::clone(self), Arc::clone(directory), key.1.clone());
+        let (tree, about, name) = (Arc::clone(self), Arc::clone(directory), key.2.clone());
         let work = async move {
             let sent = Instant::now();
-            let what = match by_list {
-                true => tree.list_name_else_probe(&about, &name).await?,
-                false => tree.probe(&about, &name).await?,
+            let what = match plan {
+                Singly::Below if tree.has_directory(&about, &name).await? => {
+                    What::Directory { listable: true }
+                }
+                Singly::Below | Singly::Name => tree.list_name_else_probe(&about, &name).await?,
+                Singly::Probe => tree.probe(&about, &name).await?,
             };
             let answer = Answer { what, sent, n_pages: 1, source: Source::Single };
             let answer = about.tell(&name, answer);
@@ -177,7 +223,8 @@ impl Tree {
             Ok(())
         };
         // Nobody waits for it.
-        drop(self.refreshes.join(&self.runtime, &directory.path, work));
+        let key = (directory.path.clone(), directory.marks().generation());
+        drop(self.refreshes.join(&self.runtime, &key, work));
     }
 
     /// Asks for pages until it is seen whether the directory has keys: one, but for servers that
@@ -311,7 +358,7 @@ impl Tree {
         name: &str,
     ) -> Result<What, FsError> {
         let head = self.spawn_head(directory.path.key(name));
-        let is_directory = match self.probe_directory(directory, name).await {
+        let is_directory = match self.probe_directory(directory, name, self.may_list_flat()).await {
             Ok(is_directory) => Some(is_directory),
             Err(FsError::ListDenied) => None,
             Err(err) => return Err(err),
@@ -386,30 +433,58 @@ impl Tree {
         self.runtime.spawn(async move { store.head(&key).await })
     }
 
-    /// Whether `name` is a directory, from the first page of its own listing.
+    /// Whether `name` is a directory, from the first page of its own listing; `flat` has that tell of what
+    /// is below, too.
     async fn probe_directory(
         self: &Arc<Self>,
         directory: &Arc<Directory>,
         name: &str,
+        flat: bool,
     ) -> Result<bool, FsError> {
         let child = self.directory(&directory.path.child(name));
         // What is below may be needed next, and costs nothing.
-        let begin = || match self.may_list_flat() {
+        let begin = || match flat {
             true => self.begin(&child).flat_first(),
             false => self.begin(&child),
         };
-        let listing = match child.open(begin, &self.ages, Instant::now()) {
-            Opening::Known(listing)
-            | Opening::KnownAndRefresh(listing)
-            | Opening::Begun(listing) => listing,
-            Opening::Denied => return Err(FsError::ListDenied),
+        // What was listed before the name was forgotten is no answer, though what is below it may be known
+        // on. Who asked before may have it.
+        let marks = directory.marks();
+        let is_old =
+            |listing: &Snapshot| listing.sent().is_some_and(|sent| !marks.allow(name, sent));
+        let has_keys = loop {
+            let listing = match child.open(begin, &self.ages, Instant::now()) {
+                Opening::Known(listing) | Opening::KnownAndRefresh(listing) if is_old(&listing) => {
+                    child.begin(begin)
+                }
+                Opening::Known(listing)
+                | Opening::KnownAndRefresh(listing)
+                | Opening::Begun(listing) => listing,
+                Opening::Denied => return Err(FsError::ListDenied),
+            };
+            let has_keys = self.has_keys(&child, &listing).await?;
+            if !is_old(&listing) {
+                break has_keys;
+            }
         };
-        let has_keys = self.has_keys(&child, &listing).await?;
         if !has_keys {
             // The name is a file or nothing: no directory to remember.
             self.directories.lock().pop(&child.path);
         }
         Ok(has_keys)
+    }
+
+    /// Whether the directory `name`, which was forgotten, is still there: by the page that its reader wants
+    /// next. No where it may not be listed.
+    async fn has_directory(
+        self: &Arc<Self>,
+        directory: &Arc<Directory>,
+        name: &str,
+    ) -> Result<bool, FsError> {
+        match self.probe_directory(directory, name, false).await {
+            Err(FsError::ListDenied) => Ok(false),
+            answer => answer,
+        }
     }
 
     async fn list_name_else_probe(

@@ -1,5 +1,7 @@
 //! What is known of one directory: its listings, what single answers said of names in it, and what
-//! to ask when that is not enough. Decides and remembers; asks nothing itself.
+//! to ask when that is not enough (`plan`). Decides and remembers; asks nothing itself.
+
+mod plan;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,12 +13,15 @@ use tokio::time::Instant;
 
 use super::answer::{Ages, Answer, Source, What};
 use super::block::Listed;
+use super::forget::{Generation, Marks};
 use super::name::directory_order;
-use super::pieces::{Next, POLL_PAGES_MAX, Pieces, Trust};
+use super::pieces::Pieces;
 use super::snapshot::Snapshot;
 use super::weight::{Scales, Weight};
 use crate::error::StoreError;
 use crate::object::DirPath;
+
+pub(super) use self::plan::Plan;
 
 /// One directory.
 pub(super) struct Directory {
@@ -41,6 +46,7 @@ struct State {
     finds_directories: bool,
     /// LIST was denied, and when that was asked.
     denied: Option<(Instant, StoreError)>,
+    marks: Marks,
     weight: Weight,
 }
 
@@ -74,10 +80,6 @@ const TOLD_BYTES: usize = size_of::<Told>() + 170;
 /// Bytes of a directory without any listing, in the tree's table, beside its path.
 const DIRECTORY_BYTES: usize = size_of::<Directory>() + 420;
 
-/// Pages that one lookup waits for, one after another, before it asks for its name alone: that which
-/// shows that the directory is long, and that which should have the name.
-const PAGES_IN_LINE: usize = 2;
-
 /// A larger directory is never listed behind: it is 60 s old, at `auto`, before it may be.
 pub(super) const REFRESH_PAGES_MAX: usize = 30;
 
@@ -93,19 +95,6 @@ pub(super) enum Known {
     No,
 }
 
-/// How to ask for a name.
-pub(super) enum Plan {
-    /// This page of this listing probably tells.
-    Page(Arc<Snapshot>, usize),
-    /// One LIST of exactly that name.
-    ListName,
-    /// HEAD of the name, and LIST of the directory of that name.
-    Probe,
-    /// Nothing was ever asked in this directory: [`Plan::Probe`], or its first page where that told
-    /// of its siblings.
-    First,
-}
-
 /// How to open a directory.
 pub(super) enum Opening {
     /// This listing is good.
@@ -119,7 +108,7 @@ pub(super) enum Opening {
 }
 
 impl Directory {
-    pub(super) fn new(path: &DirPath, scales: &Scales) -> Self {
+    pub(super) fn new(path: &DirPath, marks: Marks, scales: &Scales) -> Self {
         let state = State {
             newest: None,
             older: None,
@@ -128,6 +117,7 @@ impl Directory {
             n_asked: 0,
             finds_directories: false,
             denied: None,
+            marks,
             weight: scales.weight(DIRECTORY_BYTES + path.as_str().len()),
         };
         let lists_children = AtomicBool::new(false);
@@ -150,38 +140,6 @@ impl Directory {
             return Known::AnswerAndRefresh(answer);
         }
         Known::No
-    }
-
-    /// How to ask for `name`, which is not known. `may_begin` is false where the server lists from no
-    /// other place than the beginning; `begin` makes the listing of what is behind a name.
-    pub(super) fn plan(
-        &self,
-        name: &str,
-        ages: &Ages,
-        now: Instant,
-        may_begin: bool,
-        begin: &dyn Fn(&str) -> Snapshot,
-    ) -> Plan {
-        let mut state = self.state.lock();
-        state.n_asked = state.n_asked.saturating_add(1);
-        let plan = state.plan(name, 0, ages, now, may_begin, begin);
-        let obsolete = state.pieces.obsolete(None);
-        drop(state);
-        drop(obsolete);
-        plan
-    }
-
-    /// As [`Directory::plan`], after `n_pages` that did not tell.
-    pub(super) fn plan_on(
-        &self,
-        name: &str,
-        n_pages: usize,
-        ages: &Ages,
-        now: Instant,
-        may_begin: bool,
-        begin: &dyn Fn(&str) -> Snapshot,
-    ) -> Plan {
-        self.state.lock().plan(name, n_pages, ages, now, may_begin, begin)
     }
 
     /// Forgets a piece that could not be had.
@@ -228,7 +186,7 @@ impl Directory {
     /// Whether one page lists it again, for more than this one time.
     pub(super) fn is_small(&self, ages: &Ages) -> bool {
         let state = self.state.lock();
-        let is_page = |newest: &Arc<Snapshot>| newest.is_complete() && newest.n_pages() == 1;
+        let is_page = |newest: &Arc<Snapshot>| newest.is_complete() && newest.n_pages_again() == 1;
         !ages.metadata(1).left(Duration::ZERO).is_zero()
             && state.newest.as_ref().is_some_and(is_page)
     }
@@ -250,7 +208,7 @@ impl Directory {
         now: Instant,
     ) -> Opening {
         let mut state = self.state.lock();
-        let fresh = state.newest.as_ref().filter(|newest| !newest.left(ages, now).is_zero());
+        let fresh = state.newest.as_ref().filter(|newest| !state.left(newest, ages, now).is_zero());
         if let Some(fresh) = fresh
             && fresh.is_complete()
         {
@@ -259,6 +217,7 @@ impl Directory {
         for old in [&state.newest, &state.older].into_iter().flatten() {
             if let Some(sent) = old.sent()
                 && old.is_complete()
+                && state.is_current(sent)
                 && ages.answers_on(old.cost(), sent, now)
             {
                 return Opening::KnownAndRefresh(Arc::clone(old));
@@ -278,9 +237,10 @@ impl Directory {
         let state = self.state.lock();
         let answers = |listing: &Arc<Snapshot>| {
             let is_old = listing.sent().is_none_or(|sent| {
-                !(listing.is_complete() && ages.answers_on(listing.cost(), sent, now))
+                let answers_on = ages.answers_on(listing.cost(), sent, now);
+                !(listing.is_complete() && state.is_current(sent) && answers_on)
             });
-            !is_old || !listing.left(ages, now).is_zero()
+            !is_old || !state.left(listing, ages, now).is_zero()
         };
         let is_on_its_way = state.newest.as_ref().is_some_and(|newest| newest.n_pages() == 0);
         let mut known = [&state.newest, &state.older].into_iter().flatten();
@@ -293,9 +253,13 @@ impl Directory {
         state.newest.as_ref().filter(|newest| newest.n_pages() > 0).map(Arc::clone)
     }
 
-    /// Takes a listing that somebody else's requests brought, whole. False where a newer one is there.
+    /// Takes a listing that somebody else's requests brought, whole. False where a newer one is there, or
+    /// what it shows was forgotten since.
     pub(super) fn adopt(&self, listing: &Arc<Snapshot>) -> bool {
         let mut state = self.state.lock();
+        if !listing.sent().is_some_and(|sent| state.is_current(sent)) {
+            return false;
+        }
         let is_newer = |known: &Arc<Snapshot>| known.sent() >= listing.sent();
         let (newest, older) = (state.newest.take(), state.older.take());
         let (newest, older) = match newest {
@@ -326,7 +290,7 @@ impl Directory {
     ) -> (Arc<Snapshot>, usize) {
         let mut state = self.state.lock();
         let begun = match &state.newest {
-            Some(newest) if !newest.left(ages, now).is_zero() => Arc::clone(newest),
+            Some(newest) if !state.left(newest, ages, now).is_zero() => Arc::clone(newest),
             _ => state.begin(begin),
         };
         let n_pages = match &state.older {
@@ -335,6 +299,11 @@ impl Directory {
             None => 1,
         };
         (begun, n_pages)
+    }
+
+    /// How much longer `listing` is given to new readers.
+    pub(super) fn left(&self, listing: &Snapshot, ages: &Ages, now: Instant) -> Duration {
+        self.state.lock().left(listing, ages, now)
     }
 
     /// What holds of `name` now that a listing gave `answer`: that, unless a newer answer came.
@@ -445,11 +414,59 @@ impl Directory {
     }
 
     /// The block of the newest listing that would tell of `name`, had it not been put away. What it tells
-    /// when it is listed again is as new as that, however old the listing.
+    /// when it is listed again is as new as that, however old the listing; but a name that was forgotten
+    /// may be new, and has no place in it.
     pub(super) fn away(&self, name: &str) -> Option<(Arc<Snapshot>, usize)> {
         let state = self.state.lock();
         let newest = state.newest.as_ref()?;
+        if !state.marks.allow(name, newest.sent()?) {
+            return None;
+        }
         Some((Arc::clone(newest), newest.away(name)?))
+    }
+
+    /// Forgets all; nobody will ask it again but who reads on. Gives how many names were known.
+    pub(super) fn forget_all(&self, at: Instant, generation: Generation) -> usize {
+        let mut state = self.state.lock();
+        state.marks.mark_all(at, generation);
+        let listings = [&state.newest, &state.older].into_iter().flatten();
+        let n_listed =
+            listings.chain(state.pieces.listings()).map(|listing| listing.n_names()).max();
+        n_listed.unwrap_or(0).max(state.told.len())
+    }
+
+    /// Forgets `name`, and gives whether anything was known of it.
+    pub(super) fn forget_name(&self, name: &str, at: Instant, generation: Generation) -> bool {
+        let mut state = self.state.lock();
+        let was_known = state.best(name).is_some();
+        state.marks.mark(name, at, generation);
+        // A listing whose first page was asked for before is not the one to wait for.
+        if state.newest.as_ref().is_some_and(|newest| newest.n_pages() == 0) {
+            state.newest = state.older.take();
+        }
+        was_known
+    }
+
+    /// Names that were forgotten and that keep its listing from being shown, where to ask for each costs
+    /// less than to list it again.
+    pub(super) fn forgotten_names(&self) -> Vec<Box<str>> {
+        let state = self.state.lock();
+        let listing = state.newest.as_ref().filter(|newest| newest.is_complete());
+        let names = listing.and_then(|listing| {
+            let names = state.marks.names_since(listing.sent()?, |name| state.told_at(name))?;
+            (names.len() < listing.n_pages_again()).then_some(names)
+        });
+        names.unwrap_or_default()
+    }
+
+    /// What it was told to forget.
+    pub(super) fn marks(&self) -> Marks {
+        self.state.lock().marks.clone()
+    }
+
+    /// When the first page of its newest listing was asked for.
+    pub(super) fn listed_at(&self) -> Option<Instant> {
+        self.state.lock().newest.as_ref()?.sent()
     }
 
     /// Whether somebody reads a listing of it, so that to forget it would free nothing.
@@ -469,65 +486,14 @@ impl Directory {
 }
 
 impl State {
-    fn plan(
-        &mut self,
-        name: &str,
-        n_tried: usize,
-        ages: &Ages,
-        now: Instant,
-        may_begin: bool,
-        begin: &dyn Fn(&str) -> Snapshot,
-    ) -> Plan {
-        if self.is_denied(now) {
-            return Plan::Probe;
-        }
-        let newest = self.newest.clone();
-        if let Some(newest) = &newest
-            && newest.n_pages() == 0
-        {
-            // On its way, or it failed the last time.
-            return Plan::Page(Arc::clone(newest), 0);
-        }
-        let best = self.best(name);
-        let ttl = match &best {
-            Some(Answer { what: What::Absent, .. }) => ages.negative,
-            _ => ages.metadata(1),
-        };
-        // One question may be all. One name over and over is asked for by pages, too: the same price, and
-        // they show that the directory is there, which else its parent would be asked for.
-        let is_first = self.n_asked <= 1;
-        let is_poll = self.told.len() <= 1 && self.told.contains(name);
-        // Where an answer may not be used twice, a page is worth no more than its one name.
-        let pages_are_kept = !ttl.left(Duration::ZERO).is_zero();
-        let n_max = if is_poll { POLL_PAGES_MAX } else { PAGES_IN_LINE };
-        if pages_are_kept && n_tried < n_max {
-            match &newest {
-                None if !is_first => return Plan::Page(self.begin(|| begin("")), 0),
-                // The same price as one name, and it answers every name on the page.
-                Some(newest) if newest.n_pages() == 1 && newest.says(name).is_some() => {
-                    return Plan::Page(self.begin(|| begin("")), 0);
-                }
-                Some(newest) if !is_first => {
-                    let trust = if is_poll { Trust::Given } else { Trust::Earned };
-                    match self.pieces.next(name, newest, trust, may_begin, begin) {
-                        Some(Next::Page(listing, index)) => return Plan::Page(listing, index),
-                        Some(Next::FirstPage) => return Plan::Page(self.begin(|| begin("")), 0),
-                        None => {}
-                    }
-                }
-                _ => {}
-            }
-        }
-        self.pieces.asked_singly();
-        match best {
-            None if newest.is_none() && self.n_asked <= 1 => Plan::First,
-            None if self.finds_directories => Plan::Probe,
-            _ => Plan::ListName,
-        }
-    }
-
     /// The newest that is known of `name`.
     fn best(&mut self, name: &str) -> Option<Answer> {
+        // What is newest was forgotten last.
+        self.heard(name).filter(|answer| self.marks.allow(name, answer.sent))
+    }
+
+    /// The newest that was ever said of `name`.
+    fn heard(&mut self, name: &str) -> Option<Answer> {
         let told = self.told.get(name);
         let gone = match told {
             Some(Told::NoDirectory { sent }) => Some(*sent),
@@ -554,6 +520,25 @@ impl State {
         self.denied.as_ref().is_some_and(|denied| age(denied) < DENIED_FOR)
     }
 
+    /// How much longer `listing` is given to new readers.
+    fn left(&self, listing: &Snapshot, ages: &Ages, now: Instant) -> Duration {
+        match listing.sent() {
+            Some(sent) if self.is_current(sent) => listing.left(ages, now),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Whether a listing that was asked for at `sent` shows nothing that was forgotten since.
+    fn is_current(&self, sent: Instant) -> bool {
+        let names = self.marks.names_since(sent, |name| self.told_at(name));
+        names.is_some_and(|names| names.is_empty())
+    }
+
+    /// When a single request was sent that told of `name`.
+    fn told_at(&self, name: &str) -> Option<Instant> {
+        self.told.peek(name).map(Told::sent)
+    }
+
     fn begin(&mut self, begin: impl FnOnce() -> Snapshot) -> Arc<Snapshot> {
         if let Some(newest) = &self.newest
             && newest.n_pages() == 0
@@ -571,7 +556,8 @@ impl State {
     }
 
     fn put(&mut self, name: &str, told: Told) {
-        if self.told.get(name).is_some_and(|before| before.sent() > told.sent()) {
+        let is_older = self.told.get(name).is_some_and(|before| before.sent() > told.sent());
+        if is_older || !self.marks.allow(name, told.sent()) {
             return;
         }
         if self.told.put(name.into(), told).is_none() {

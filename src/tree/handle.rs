@@ -15,6 +15,7 @@ use super::name::directory_order;
 use super::snapshot::Snapshot;
 use super::{Found, Tree, found};
 use crate::error::FsError;
+use crate::object::DirPath;
 
 /// One entry of a directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,7 +43,7 @@ pub struct Sight {
 /// An open directory. Two readers may use one: a read names its position.
 pub struct DirHandle {
     tree: Arc<Tree>,
-    directory: Arc<Directory>,
+    path: DirPath,
     n_rewinds: AtomicU64,
     /// `None` after a rewind: the next read takes a new one.
     view: Mutex<Option<View>>,
@@ -52,6 +53,8 @@ pub struct DirHandle {
 /// Invariant: segments are only added, so a position means one entry. It holds no entries of the listing:
 /// a block may be put away as soon as it has been read.
 struct View {
+    /// The one that `listing` is of: where that was forgotten, there is another by now.
+    directory: Arc<Directory>,
     listing: Arc<Snapshot>,
     /// Nothing was told beside it.
     is_alone: bool,
@@ -79,6 +82,7 @@ const LONG_BLOCKS: usize = 16;
 /// What is known from a position on.
 struct Known {
     entries: Vec<Entry>,
+    directory: Arc<Directory>,
     listing: Arc<Snapshot>,
     then: Then,
 }
@@ -109,8 +113,9 @@ enum Content {
 
 impl DirHandle {
     pub(super) fn new(tree: Arc<Tree>, directory: Arc<Directory>, listing: Arc<Snapshot>) -> Self {
-        let view = Mutex::new(Some(View::new(&directory, listing)));
-        Self { tree, directory, n_rewinds: AtomicU64::new(0), view }
+        let path = directory.path.clone();
+        let view = Mutex::new(Some(View::new(directory, listing)));
+        Self { tree, path, n_rewinds: AtomicU64::new(0), view }
     }
 
     /// What it shows; between a rewind and the next read, nothing for any time.
@@ -121,7 +126,7 @@ impl DirHandle {
             return Sight { n_rewinds, listing: None, holds_for: Duration::ZERO };
         };
         let listing = view.is_alone.then_some(view.listing.number);
-        let holds_for = view.listing.left(&self.tree.ages, Instant::now());
+        let holds_for = view.directory.left(&view.listing, &self.tree.ages, Instant::now());
         Sight { n_rewinds, listing, holds_for }
     }
 
@@ -129,11 +134,12 @@ impl DirHandle {
     /// one is known, no longer. After an error the next read asks again from where it failed.
     pub async fn read(&self, position: u64, max: usize) -> Result<Vec<Entry>, FsError> {
         loop {
-            let Some(Known { entries, listing, then }) = self.known(position, max) else {
+            let Some(Known { entries, directory, listing, then }) = self.known(position, max)
+            else {
                 // It may have been forgotten, and known anew, since the handle was opened.
-                let directory = self.tree.directory(&self.directory.path);
+                let directory = self.tree.directory(&self.path);
                 let listing = self.tree.open_listing(&directory).await?;
-                let view = View::new(&directory, listing);
+                let view = View::new(directory, listing);
                 self.view.lock().get_or_insert(view);
                 continue;
             };
@@ -143,7 +149,7 @@ impl DirHandle {
             match then {
                 Then::End => return Ok(Vec::new()),
                 Then::Page => {
-                    if let Some(page) = self.tree.next_page(&self.directory, &listing) {
+                    if let Some(page) = self.tree.next_page(&directory, &listing) {
                         page.await?;
                     }
                 }
@@ -176,12 +182,13 @@ impl DirHandle {
         if (n_blocks..view.n_blocks).contains(&LONG_BLOCKS) {
             self.tree.note_long(&view.listing);
         }
-        let (entries, then) = view.entries(position, max.max(1), &self.tree, &self.directory);
+        let (entries, then) = view.entries(position, max.max(1), &self.tree);
         let then = match then {
             Then::End => away.map_or(view.then(), Then::Block),
             then => then,
         };
-        let known = Known { entries, listing: Arc::clone(&view.listing), then };
+        let (directory, listing) = (Arc::clone(&view.directory), Arc::clone(&view.listing));
+        let known = Known { entries, directory, listing, then };
         let is_last = match known.entries.last() {
             Some(entry) => view.is_in_last_block(entry.next),
             None => false,
@@ -189,16 +196,17 @@ impl DirHandle {
         drop(guard);
         if is_last {
             // One page of look-ahead. Nobody waits for it; should it fail, who needs it asks again.
-            drop(self.tree.next_page(&self.directory, &known.listing));
+            drop(self.tree.next_page(&known.directory, &known.listing));
         }
         Some(known)
     }
 }
 
 impl View {
-    fn new(directory: &Directory, listing: Arc<Snapshot>) -> Self {
+    fn new(directory: Arc<Directory>, listing: Arc<Snapshot>) -> Self {
         let told: VecDeque<_> = directory.told_since(&listing).into();
         Self {
+            directory,
             listing,
             is_alone: told.is_empty(),
             segments: Vec::new(),
@@ -323,20 +331,16 @@ impl View {
     }
 
     /// Entries from `position` on, and what follows those that could be had.
-    fn entries(
-        &self,
-        position: u64,
-        max: usize,
-        tree: &Tree,
-        dir: &Directory,
-    ) -> (Vec<Entry>, Then) {
-        let mut entries = Vec::new();
+    fn entries(&self, position: u64, max: usize, tree: &Tree) -> (Vec<Entry>, Then) {
+        let (mut entries, dir) = (Vec::new(), &self.directory);
         let (n_pages, now) = (self.listing.cost(), Instant::now());
         let source = Source::Listing { is_complete: self.is_complete };
         // The reader keeps its snapshot, but the kernel must not believe what is known to be over.
         let newer: HashMap<_, _> = dir.told_since(&self.listing).into_iter().collect();
+        let marks = dir.marks();
         let left = |name: &str, answer: &Answer| {
-            let is_over = newer.get(name).is_some_and(|told| told.sent() > answer.sent);
+            let is_over = newer.get(name).is_some_and(|told| told.sent() > answer.sent)
+                || !marks.allow(name, answer.sent);
             if is_over { Duration::ZERO } else { tree.ages.valid_for(answer, now) }
         };
         let at = self.segments.partition_point(|segment| segment.start <= position);

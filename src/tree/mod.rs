@@ -4,19 +4,21 @@
 //! Reading order: `name` and `listing` (which names there are, and their order), `block` and
 //! `snapshot` (a listing in memory), `answer` (how long it holds), `directory` (what is known of one
 //! directory, and what to ask next), `gauge` and `pieces` (which page to ask for a name), `search`
-//! (where a name is looked for next), `ask` (the requests), `handle` (reading a directory).
+//! (where a name is looked for next), `ask` (the requests), `handle` (reading a directory), `forget`
+//! (what is known no longer counts).
 //!
 //! Invariants: what is in memory is answered at the first poll and wakes nobody. Every request runs
 //! as a task of its own ([`crate::flight`]); it writes down what it learnt before it wakes its waiters, and
 //! they take the answer from the flight, so that a time to live of 0 still answers them.
-//! Lock order: tree directories < state of one directory < state of one snapshot. None is held
-//! across an await.
+//! Lock order: tree directories < lately forgotten; tree directories < state of one directory < state
+//! of one snapshot. None is held across an await.
 
 mod ahead;
 mod answer;
 mod ask;
 mod block;
 mod directory;
+mod forget;
 mod gauge;
 mod handle;
 mod listing;
@@ -46,11 +48,13 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 pub use self::block::{Block, Listed};
+pub use self::forget::Forgotten;
 pub use self::handle::{DirHandle, Entry, Sight};
 pub use self::name::{NAME_BYTES_MAX, is_presentable};
 
 use self::answer::{Ages, Answer, Source, What};
 use self::directory::{Directory, Known, Opening};
+use self::forget::{Generation, Lately};
 use self::name::KEY_BYTES_MAX;
 use self::said::{Said, Topic};
 use self::search::Searches;
@@ -116,9 +120,10 @@ pub struct Tree {
     current: Mutex<Option<DirPath>>,
     searches: Searches,
     /// Questions about one name.
-    names: Flights<(DirPath, Box<str>), Result<Answer, FsError>>,
+    names: Flights<(DirPath, Generation, Box<str>), Result<Answer, FsError>>,
     /// Directories that are listed again behind.
-    refreshes: Flights<DirPath, Result<(), FsError>>,
+    refreshes: Flights<(DirPath, Generation), Result<(), FsError>>,
+    lately: Lately,
     /// Listings that are read and long, also those that newer ones have replaced.
     long: Mutex<Vec<Weak<Snapshot>>>,
     /// Cleared for good when the server is found to list in another order than that of keys.
@@ -156,6 +161,7 @@ impl Tree {
             searches: Searches::new(),
             names: Flights::new(Err(FsError::Abandoned)),
             refreshes: Flights::new(Err(FsError::Abandoned)),
+            lately: Lately::default(),
             long: Mutex::new(Vec::new()),
             lists_in_order: AtomicBool::new(true),
             lists_by_ranges: AtomicBool::new(true),
@@ -200,9 +206,9 @@ impl Tree {
                 self.refresh(&directory);
                 Ok(answer)
             }
-            Known::No => match self.listed_by_itself(dir, name) {
+            Known::No => match self.listed_by_itself(&directory, name) {
                 Some(answer) => Ok(answer),
-                None => match self.shown_from_below(dir, name).await {
+                None => match self.shown_from_below(&directory, name).await {
                     Some(answer) => Ok(answer),
                     None => self.ask(&directory, name).await,
                 },
@@ -276,6 +282,7 @@ impl Tree {
         self: &Arc<Self>,
         directory: &Arc<Directory>,
     ) -> Result<Arc<Snapshot>, FsError> {
+        self.ask_for_forgotten(directory).await;
         if directory.must_be_asked(&self.ages, Instant::now()) {
             self.walk_to(directory).await;
         }
@@ -335,26 +342,33 @@ impl Tree {
         }
     }
 
-    /// The directory's own listing proves that it exists, whatever the age of its parent's.
-    fn listed_by_itself(&self, dir: &DirPath, name: &str) -> Option<Answer> {
-        let child = self.known_directory(&dir.child(name))?;
-        child.own_answer(&self.ages, Instant::now())
+    /// The directory's own listing proves that it exists, whatever the age of its parent's, unless the
+    /// name was forgotten since.
+    fn listed_by_itself(&self, parent: &Directory, name: &str) -> Option<Answer> {
+        let child = self.known_directory(&parent.path.child(name))?;
+        let answer = child.own_answer(&self.ages, Instant::now())?;
+        parent.marks().allow(name, answer.sent).then_some(answer)
     }
 
     /// Whether `name` is on the way to the directory that is in use, as that one's listing shows. Where
     /// its time is over it is listed again, rather than each directory above it: who looks into it
     /// every second pays for it alone, however deep it is.
-    async fn shown_from_below(self: &Arc<Self>, dir: &DirPath, name: &str) -> Option<Answer> {
+    async fn shown_from_below(self: &Arc<Self>, parent: &Directory, name: &str) -> Option<Answer> {
         let current = self.current.lock().clone()?;
-        if !current.as_str().starts_with(dir.child(name).as_str()) {
+        if !current.as_str().starts_with(parent.path.child(name).as_str()) {
             return None;
         }
         let directory = self.known_directory(&current)?;
-        let shown = || directory.own_answer(&self.ages, Instant::now());
+        let counts = |sent| parent.marks().allow(name, sent);
+        let shown = || {
+            let answer = directory.own_answer(&self.ages, Instant::now())?;
+            counts(answer.sent).then_some(answer)
+        };
         if let Some(answer) = shown() {
             return Some(answer);
         }
-        if !directory.is_small(&self.ages) {
+        // Of a name that was forgotten since, the next look goes to what it is itself.
+        if !directory.is_small(&self.ages) || !directory.listed_at().is_some_and(counts) {
             return None;
         }
         let listing = directory.begin(|| self.begin(&directory));
@@ -385,7 +399,7 @@ impl Tree {
 
     fn directory(&self, path: &DirPath) -> Arc<Directory> {
         let mut directories = self.directories.lock();
-        let new = || Arc::new(Directory::new(path, &self.scales));
+        let new = || Arc::new(Directory::new(path, self.lately.marks(path), &self.scales));
         Arc::clone(directories.get_or_insert(path.clone(), new))
     }
 
@@ -478,7 +492,9 @@ impl Tree {
             if over == 0 {
                 break;
             }
-            if at < n_others && !directory.is_read() {
+            // One that somebody has open is told what is forgotten.
+            let is_open = Arc::strong_count(directory) > 1;
+            if at < n_others && !is_open && !directory.is_read() {
                 over = over.saturating_sub(directory.bytes());
                 paths.push(path.clone());
             }

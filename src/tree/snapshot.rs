@@ -327,6 +327,15 @@ impl Snapshot {
         self.state.lock().pages.len()
     }
 
+    /// How many pages list it again. What a listing of a whole tree told has come as one.
+    pub(super) fn n_pages_again(&self) -> usize {
+        let n_pages = self.n_pages();
+        match &self.told {
+            Some(_) => n_pages.max(self.n_names().div_ceil(usize::from(ListRequest::PAGE_KEYS))),
+            None => n_pages,
+        }
+    }
+
     /// What it cost, in pages: those of the whole listing that told it, counted once.
     pub(super) fn cost(&self) -> usize {
         match &self.told {

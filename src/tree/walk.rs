@@ -130,8 +130,23 @@ impl Walks {
 
     /// Ends all sweeps: there is no room for them.
     pub(super) fn stop(&self) {
-        let stopped: Vec<_> =
-            self.walks.lock().iter_mut().filter_map(|(_, walk)| walk.sweep.take()).collect();
+        self.stop_where(|_| true);
+    }
+
+    /// Ends those that tell of the directory `path`, also as a name in the one above; with `recursive`
+    /// also those of what is below it. Who walks there begins another one.
+    pub(super) fn stop_at(&self, path: &DirPath, recursive: bool) {
+        let path = path.as_str();
+        self.stop_where(|top| {
+            path.starts_with(top.as_str()) || recursive && top.as_str().starts_with(path)
+        });
+    }
+
+    fn stop_where(&self, is_it: impl Fn(&DirPath) -> bool) {
+        let mut walks = self.walks.lock();
+        let those = walks.iter_mut().filter(|(top, _)| is_it(top));
+        let stopped: Vec<_> = those.filter_map(|(_, walk)| walk.sweep.take()).collect();
+        drop(walks);
         for sweep in stopped {
             sweep.fail();
             sweep.landed.notify_waiters();
