@@ -48,6 +48,8 @@ pub struct DirectoryEntry {
     pub next: u64,
     pub valid_for: Duration,
     pub found: Found,
+    /// See [`super::refresh::Forgettings`].
+    pub(super) count: u64,
 }
 
 impl FileSystem {
@@ -56,10 +58,18 @@ impl FileSystem {
         let Node::Directory { path, .. } = self.inodes.get(ino)? else {
             return Err(FsError::NotADirectory);
         };
+        let count = self.forgettings.count();
         let entries = self.tree.open_dir(&path).await?;
         let handle = self.directories.reserve();
         let sight = entries.sight();
-        let keeping = self.kept.open(ino, handle, sight, Instant::now());
+        let mut keeping = self.kept.open(ino, handle, sight, Instant::now());
+        if self.forgettings.count() != count {
+            // What it shows may have been forgotten meanwhile.
+            self.kept.forget(&[ino]);
+            if keeping == Keeping::Uses {
+                keeping = Keeping::Fills;
+            }
+        }
         // What is read from the kernel's pages is read, too.
         let started = keeping == Keeping::Uses;
         let (n_rewinds, listing) = (sight.n_rewinds, sight.listing);
@@ -76,6 +86,7 @@ impl FileSystem {
         handle: Handle,
         offset: u64,
     ) -> Result<Vec<DirectoryEntry>, FsError> {
+        let count = self.forgettings.count();
         let open = self.directories.get(handle)?;
         if offset == 0 && std::mem::replace(&mut open.reading.lock().started, true) {
             open.entries.rewind();
@@ -84,25 +95,29 @@ impl FileSystem {
         let found = open.entries.read(position.saturating_sub(DOT_ENTRIES), ENTRIES_PER_STEP);
         let found = found.await?;
         self.note_rewind(handle, &open);
+        if self.forgettings.count() != count {
+            self.kept.forget(&[open.ino]);
+        }
         self.account();
         let mut entries = Vec::new();
         for (at, name, path) in [(0, ".", open.path.clone()), (1, "..", self.parent(&open.path))] {
             if position <= at {
                 let found = Found::Directory { path, listable: true };
                 let (name, next, valid_for) = (name.into(), open.offset(at + 1), Duration::ZERO);
-                entries.push(DirectoryEntry { name, next, valid_for, found });
+                entries.push(DirectoryEntry { name, next, valid_for, found, count });
             }
         }
-        entries.extend(found.into_iter().map(|entry| open.entry(entry)));
+        entries.extend(found.into_iter().map(|entry| open.entry(entry, count)));
         Ok(entries)
     }
 
     /// Some more entries, from `offset` on, as far as they are in memory: none says nothing.
     pub fn read_on(&self, handle: Handle, offset: u64) -> Vec<DirectoryEntry> {
+        let count = self.forgettings.count();
         let Ok(open) = self.directories.get(handle) else { return Vec::new() };
         let position = open.position(offset).saturating_sub(DOT_ENTRIES);
         let found = open.entries.read_known(position, ENTRIES_PER_STEP);
-        found.into_iter().map(|entry| open.entry(entry)).collect()
+        found.into_iter().map(|entry| open.entry(entry, count)).collect()
     }
 
     /// A reply tells the entries from `offset` to `next`, none where they are the same: then it is the
@@ -171,8 +186,8 @@ impl OpenDirectory {
         self.reading.lock().generation << POSITION_BITS | position
     }
 
-    fn entry(&self, entry: tree::Entry) -> DirectoryEntry {
+    fn entry(&self, entry: tree::Entry, count: u64) -> DirectoryEntry {
         let tree::Entry { name, found, next, valid_for } = entry;
-        DirectoryEntry { name, next: self.offset(next + DOT_ENTRIES), valid_for, found }
+        DirectoryEntry { name, next: self.offset(next + DOT_ENTRIES), valid_for, found, count }
     }
 }

@@ -143,15 +143,15 @@ impl Inodes {
         }
     }
 
-    /// The kernel gives back `nlookup` of the times it was told the number.
-    pub(super) fn forget(&self, ino: Ino, nlookup: u64) {
+    /// The kernel gives back `nlookup` of the times it was told the number. Whether that were all.
+    pub(super) fn forget(&self, ino: Ino, nlookup: u64) -> bool {
         if ino == Ino::ROOT {
-            return;
+            return false;
         }
         let mut shard = self.shard(ino).lock();
-        let Some(kept) = shard.get_mut(&ino) else { return };
+        let Some(kept) = shard.get_mut(&ino) else { return false };
         if !kept.give_back(nlookup) {
-            return;
+            return false;
         }
         let gone = shard.remove(&ino);
         let capacity = shard.capacity();
@@ -166,6 +166,18 @@ impl Inodes {
         }
         // Thousands of names may go with it: not under the lock.
         drop(gone);
+        true
+    }
+
+    /// Those whose name lies in the directory `path`; with `recursive` all below it.
+    pub(super) fn below(&self, path: &DirPath, recursive: bool) -> Vec<Ino> {
+        let mut below = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock();
+            let found = shard.iter().filter(|(_, kept)| kept.is_below(path, recursive));
+            below.extend(found.map(|(ino, _)| *ino));
+        }
+        below
     }
 
     /// How many the kernel remembers, the root included.
@@ -343,6 +355,24 @@ impl Kept {
         }
     }
 
+    /// Whether its name lies in the directory `path`; with `recursive` anywhere below it.
+    fn is_below(&self, path: &DirPath, recursive: bool) -> bool {
+        let node = match self {
+            Self::Listed { block, index, .. } => {
+                let listed = Listed::from_parts(block, *index);
+                let dir = listed.dir();
+                return dir == path || recursive && dir.as_str().starts_with(path.as_str());
+            }
+            Self::Whole(whole) => &whole.node,
+        };
+        let whole = match node {
+            Node::File(object) => &*object.key,
+            Node::Directory { path, .. } => path.as_str(),
+        };
+        let name = whole.strip_prefix(path.as_str()).map(|rest| rest.trim_end_matches('/'));
+        name.is_some_and(|name| !name.is_empty() && (recursive || !name.contains('/')))
+    }
+
     fn node(&self) -> Option<Node> {
         match self {
             Self::Listed { block, index, .. } => {
@@ -401,6 +431,38 @@ mod tests {
         assert_eq!(moved, taken.moved());
         assert_eq!(inodes.get(moved).unwrap(), node(file("a")));
         assert_eq!(inodes.number(&file("a")), moved);
+    }
+
+    #[tokio::test]
+    async fn what_lies_below_a_directory_is_found() {
+        let inodes = Inodes::new(DirPath::new("p/"));
+        let directory = |path: &str| Found::Directory { path: DirPath::new(path), listable: true };
+        let found = ["p/a/f", "p/a/d/f", "p/a", "p/ab"].map(file).into_iter();
+        for found in found.chain(["p/a/", "p/a/d/", "p/b/"].map(directory)) {
+            inodes.remember(&found, 0);
+        }
+        for dir in ["p/", "p/a/", "p/a/d/", "p/ab/"] {
+            let block = Block::of_names(dir, &["listed".to_owned()]);
+            inodes.remember(&Found::Listed(Listed::from_parts(&block, 0)), 0);
+        }
+        let names = |path: &str, recursive| {
+            let below = inodes.below(&DirPath::new(path), recursive);
+            let mut names: Vec<String> = below
+                .into_iter()
+                .map(|ino| match inodes.get(ino).unwrap() {
+                    Node::File(object) => object.key.to_string(),
+                    Node::Directory { path, .. } => path.as_str().to_owned(),
+                })
+                .collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names("p/a/", false), ["p/a/d/", "p/a/f", "p/a/listed"]);
+        assert_eq!(
+            names("p/a/", true),
+            ["p/a/d/", "p/a/d/f", "p/a/d/listed", "p/a/f", "p/a/listed"]
+        );
+        assert_eq!(names("p/", false), ["p/a", "p/a/", "p/ab", "p/b/", "p/listed"]);
     }
 
     #[test]

@@ -136,6 +136,23 @@ impl Kept {
         }
     }
 
+    /// What is shown of these directories was forgotten: nobody uses the pages again, and who is filling
+    /// them has them dropped when they are whole.
+    pub(super) fn forget(&self, directories: &[Ino]) {
+        let now = Instant::now();
+        let mut table = self.table.lock();
+        for ino in directories {
+            let Some(pages) = table.peek_mut(ino) else { continue };
+            if pages.n_open == 0 {
+                table.pop(ino);
+                continue;
+            }
+            pages.listing = None;
+            pages.is_whole = false;
+            (pages.entries_until, pages.listing_until) = (now, now);
+        }
+    }
+
     /// A handle is closed.
     pub(super) fn close(&self, ino: Ino, handle: Handle) {
         let mut table = self.table.lock();
@@ -219,6 +236,29 @@ mod tests {
         assert_eq!(read(&kept, 6, 2, 20 * SECOND), Keeping::Uses);
         tokio::time::advance(SECOND).await;
         assert_eq!(read(&kept, 7, 2, 20 * SECOND), Keeping::Fills, "the listing's time is over");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_forgotten_is_not_used() {
+        let (kept, now) = (Kept::new(), Instant::now());
+        read(&kept, 1, 1, 10 * SECOND);
+        kept.forget(&[INO, Ino(8)]);
+        assert_eq!(read(&kept, 2, 1, 10 * SECOND), Keeping::Fills);
+        assert_eq!(read(&kept, 3, 1, 10 * SECOND), Keeping::Uses);
+        // In the middle of a reading, and after it.
+        for n_told in [1, 3] {
+            kept.open(INO, Handle(4), sight(2), now);
+            for told in [0..3, 3..7, 7..7].into_iter().take(n_told) {
+                kept.told(INO, Handle(4), told, None);
+            }
+            kept.forget(&[INO]);
+            kept.told(INO, Handle(4), 3..7, None);
+            let due = kept.told(INO, Handle(4), 7..7, None);
+            assert_eq!(due, Some(now), "the kernel is to drop them at once");
+            kept.close(INO, Handle(4));
+            assert_eq!(kept.open(INO, Handle(5), sight(2), now), Keeping::Fills);
+            kept.close(INO, Handle(5));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 //! Invariant: nothing here names a `fuser` or `aws_*` type, and nothing waits but on tree and data.
 //! Absent here: requests to S3 (the layers below make them), errno and log (the adapter above).
 
+mod absences;
 mod attributes;
 mod directories;
 mod handles;
@@ -10,6 +11,7 @@ mod kept;
 mod names;
 mod notices;
 mod pressure;
+mod refresh;
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use self::absences::Absences;
 use self::attributes::Kind;
 pub use self::attributes::{Attr, Look};
 pub use self::directories::DirectoryEntry;
@@ -28,6 +31,7 @@ pub use self::kept::Keeping;
 use self::kept::Kept;
 pub use self::notices::{Notice, Notices, Place, Queued};
 use self::pressure::Pressure;
+use self::refresh::Forgettings;
 use crate::config::FOREVER;
 use crate::data::{Data, File, Opened, ReadBytes};
 use crate::error::{FsError, StoreErrorKind};
@@ -44,6 +48,8 @@ pub struct FileSystem {
     directories: Handles<OpenDirectory>,
     kept: Kept,
     notices: Notices,
+    absences: Absences,
+    forgettings: Forgettings,
     pressure: Pressure,
     metrics: Arc<Metrics>,
     root: DirPath,
@@ -93,6 +99,8 @@ impl FileSystem {
             directories,
             kept: Kept::new(),
             notices,
+            absences: Absences::default(),
+            forgettings: Forgettings::default(),
             pressure,
             metrics,
             root,
@@ -112,6 +120,7 @@ impl FileSystem {
 
     /// What `name` is in the directory `parent`; a found one counts as one lookup of its inode.
     pub async fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Entry, FsError> {
+        let count = self.forgettings.count();
         let Node::Directory { path, .. } = self.inodes.get(parent)? else {
             return Err(FsError::NotADirectory);
         };
@@ -119,12 +128,19 @@ impl FileSystem {
         let answer = self.tree.lookup(&path, name).await?;
         self.account();
         let attr = answer.found.map(|found| self.remember(&found));
-        Ok(Entry { attr, valid_for: answer.valid_for })
+        let mut valid_for = answer.valid_for;
+        if attr.is_none() && !valid_for.is_zero() && !self.absences.note(parent, name, valid_for) {
+            valid_for = Duration::ZERO;
+        }
+        Ok(Entry { attr, valid_for: self.forgettings.limit(count, valid_for) })
     }
 
     /// The kernel gives back `nlookup` lookups of `ino`.
     pub fn forget(&self, ino: Ino, nlookup: u64) {
-        self.inodes.forget(ino, nlookup);
+        if self.inodes.forget(ino, nlookup) {
+            // Names in it went before it.
+            drop(self.absences.take(ino));
+        }
     }
 
     /// The attributes of `ino` and how long they hold: for ever, as a changed object has another
@@ -230,14 +246,11 @@ impl FileSystem {
 
     /// Where the file `ino` is by its name, unless it is open.
     pub fn place_of(&self, ino: Ino) -> Option<Place> {
-        let Ok(Node::File(object)) = self.inodes.get(ino) else { return None };
+        let Ok(node @ Node::File(_)) = self.inodes.get(ino) else { return None };
         if self.files.any(|open| open.file.ino == ino) {
             return None;
         }
-        let (dir, name) = object.key.split_at(object.key.rfind('/').map_or(0, |slash| slash + 1));
-        let path = DirPath::new(dir);
-        let parent = self.inodes.number(&Found::Directory { path, listable: true });
-        Some(Place { parent, name: name.into() })
+        self.place(&node)
     }
 
     /// A bucket has no size and is never full: never zero either, as installers and file managers
@@ -261,7 +274,8 @@ impl FileSystem {
     fn account(&self) {
         let (held, max) = (self.held(), self.tree.bytes_max());
         self.tree.set_beside(self.inodes.bytes());
-        self.data.set_metadata_bytes(held);
+        let absences = self.absences.len() as u64 * absences::ABSENCE_BYTES;
+        self.data.set_metadata_bytes(held + absences);
         self.metrics.names_held(held, max);
         if self.pressure.rises(held, max) && !self.notices.try_relieve() {
             self.pressure.put_off();

@@ -13,7 +13,7 @@ pub(super) trait EntriesReply: Send + 'static {
     /// False where it is full, and the entry was not added.
     fn add(&mut self, fs: &FileSystem, entry: &DirectoryEntry) -> bool;
     /// For how long the kernel may use what it is told of the entry.
-    fn hold(entry: &DirectoryEntry) -> Option<Duration>;
+    fn hold(fs: &FileSystem, entry: &DirectoryEntry) -> Option<Duration>;
     fn ok(self);
     fn error(self, err: Errno);
 }
@@ -34,7 +34,7 @@ pub(super) fn fill<R: EntriesReply>(
                 break 'full;
             }
             next = entry.next;
-            hold = [hold, R::hold(entry)].into_iter().flatten().min();
+            hold = [hold, R::hold(fs, entry)].into_iter().flatten().min();
         }
         entries = fs.read_on(handle, next);
     }
@@ -54,7 +54,7 @@ impl EntriesReply for ReplyDirectory {
     }
 
     /// Each will be asked for by its name.
-    fn hold(entry: &DirectoryEntry) -> Option<Duration> {
+    fn hold(_: &FileSystem, entry: &DirectoryEntry) -> Option<Duration> {
         (!is_dot(entry)).then_some(Duration::ZERO)
     }
 
@@ -73,15 +73,16 @@ impl EntriesReply for ReplyDirectoryPlus {
         let counted = !is_dot(entry);
         let attr = if counted { fs.remember(&entry.found) } else { fs.look_at(&entry.found) };
         let (ino, name, look) = (INodeNo(attr.ino.0), &*entry.name, file_attr(&attr));
-        let full = Self::add(self, ino, entry.next, name, &entry.valid_for, &look, GENERATION);
+        let valid_for = fs.valid_for(entry);
+        let full = Self::add(self, ino, entry.next, name, &valid_for, &look, GENERATION);
         if full && counted {
             fs.forget(attr.ino, 1);
         }
         !full
     }
 
-    fn hold(entry: &DirectoryEntry) -> Option<Duration> {
-        (!is_dot(entry)).then_some(entry.valid_for)
+    fn hold(fs: &FileSystem, entry: &DirectoryEntry) -> Option<Duration> {
+        (!is_dot(entry)).then(|| fs.valid_for(entry))
     }
 
     fn ok(self) {
