@@ -6,7 +6,7 @@ use clap::CommandFactory;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 use s3mount::StartErrorKind as Kind;
-use s3mount::cli::Args;
+use s3mount::cli::{Args, RefreshArgs};
 
 fn main() -> io::Result<()> {
     io::stdout().write_all(&page()?)
@@ -22,10 +22,12 @@ pub(crate) fn page() -> io::Result<Vec<u8>> {
     man.render_synopsis_section(&mut page)?;
     section(&mut page, "DESCRIPTION", &DESCRIPTION)?;
     man.render_options_section(&mut page)?;
+    section(&mut page, "REFRESH", &REFRESH)?;
+    refresh_options(&mut page)?;
     section(&mut page, "SIZES AND TIMES", &SIZES)?;
     list(&mut page, "ENVIRONMENT", &ENVIRONMENT)?;
     let codes = EXIT_CODES.map(|(kind, meaning)| (kind.exit_code().to_string(), meaning));
-    let zero = ("0".to_owned(), "mounted; with --foreground, unmounted again");
+    let zero = ("0".to_owned(), "mounted; with --foreground, unmounted again; refresh: forgotten");
     let all: Vec<(String, &str)> = std::iter::once(zero).chain(codes).collect();
     let all: Vec<(&str, &str)> = all.iter().map(|(code, text)| (code.as_str(), *text)).collect();
     list(&mut page, "EXIT STATUS", &all)?;
@@ -43,13 +45,21 @@ const DESCRIPTION: [&str; 3] = [
      not answer is never an empty directory or a missing file.",
 ];
 
+const REFRESH: [&str; 2] = [
+    "s3mount refresh [--recursive] [--json] PATH forgets what a mount knows of PATH, so that the \
+     next look asks S3: for a directory the names in it, for a file or a missing name that name. \
+     Open files, listings that are being read and working directories go on.",
+    "Only root and the user who mounted may. The mount is asked through its control socket, in \
+     $XDG_RUNTIME_DIR/s3mount, /run/user/UID/s3mount or, for root, /run/s3mount.",
+];
+
 const SIZES: [&str; 2] = [
     "Sizes are written 512MiB, 128M, 1G or in plain bytes: K, M, G, T and KiB, MiB, GiB, TiB count \
      in 1024, KB, MB, GB, TB in 1000.",
     "Times are written 60s, 5m or 1m30s; a plain number is seconds.",
 ];
 
-const ENVIRONMENT: [(&str, &str); 5] = [
+const ENVIRONMENT: [(&str, &str); 6] = [
     ("AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN", "the credentials"),
     (
         "AWS_PROFILE, AWS_CONFIG_FILE, AWS_SHARED_CREDENTIALS_FILE",
@@ -58,31 +68,55 @@ const ENVIRONMENT: [(&str, &str); 5] = [
     ("AWS_REGION", "the bucket's region, corrected by the bucket's own answer"),
     ("AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL", "the address of another S3 server"),
     ("AWS_CA_BUNDLE", "a PEM file of authorities that are trusted instead of the system's"),
+    ("XDG_RUNTIME_DIR", "where the control socket of a mount is, which refresh asks"),
 ];
 
 const EXIT_CODES: [(Kind, &str); 8] = [
     (Kind::Other, "anything else"),
     (Kind::Usage, "the command line, or the configuration it refers to, makes no sense"),
     (Kind::NoCredentials, "no credentials were found"),
-    (Kind::Denied, "a permission is missing, or the key is wrong or has expired"),
+    (
+        Kind::Denied,
+        "a permission is missing, or the key is wrong or has expired; refresh: the mount is \
+         another user's",
+    ),
     (Kind::NotFound, "no such bucket"),
     (Kind::Network, "network or server"),
-    (Kind::MountPoint, "the mount point: absent, not a directory, in use, not permitted"),
+    (
+        Kind::MountPoint,
+        "the mount point: absent, not a directory, in use, not permitted; refresh: PATH is in no \
+         mount that can be asked",
+    ),
     (Kind::Fuse, "no /dev/fuse, no fusermount3, refused by the kernel"),
 ];
 
-const EXAMPLES: [(&str, &str); 4] = [
+const EXAMPLES: [(&str, &str); 5] = [
     ("s3mount myfiles /mnt/s3", "mounts a bucket"),
     (
         "s3mount s3://myfiles/some/prefix /mnt/s3 --region eu-west-1",
         "mounts what is below a prefix",
     ),
     ("s3mount --no-sign-request --foreground public-data /mnt/s3", "needs no credentials"),
+    ("s3mount refresh /mnt/s3/incoming", "shows at once what was uploaded there"),
     (
         "myfiles /mnt/s3 fuse.s3mount ro,_netdev,allow_other,profile=work 0 0",
         "as a line of /etc/fstab",
     ),
 ];
+
+fn refresh_options(page: &mut Vec<u8>) -> io::Result<()> {
+    let command = RefreshArgs::command();
+    let mut roff = Roff::new();
+    for option in command.get_opts() {
+        let long = option.get_long().map(|name| format!("--{name}"));
+        let short = option.get_short().map(|letter| format!("-{letter}"));
+        let names: Vec<String> = short.into_iter().chain(long).collect();
+        roff.control("TP", []);
+        roff.text([bold(names.join(", "))]);
+        roff.text([roman(option.get_help().map(ToString::to_string).unwrap_or_default())]);
+    }
+    roff.to_writer(page)
+}
 
 fn section(page: &mut Vec<u8>, title: &str, paragraphs: &[&str]) -> io::Result<()> {
     let mut roff = Roff::new();

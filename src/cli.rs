@@ -1,6 +1,7 @@
 //! What was typed, and nothing more: words become an [`Args`] or a sentence that says which word is
 //! wrong. What they mean is for `meaning.rs`, which makes a [`crate::config::Config`] of them.
 
+mod commands;
 mod meaning;
 mod mount_options;
 mod sentences;
@@ -12,6 +13,9 @@ use std::path::PathBuf;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use tracing::level_filters::LevelFilter;
 
+pub use self::commands::RefreshArgs;
+use self::sentences::Form;
+use self::words::Asked;
 use crate::config::{MetadataTtl, MountFlag, Ttl, values};
 
 const BUCKET: &str = "Bucket and credentials";
@@ -34,7 +38,8 @@ Exit codes: 0 mounted (with --foreground: unmounted), 2 usage or configuration,
 3 no credentials, 4 denied, 5 no such bucket, 6 network or server, 7 mount point,
 8 FUSE, 128 + N ended by signal N, 1 anything else.
 
-To unmount: umount /mnt/s3, without root fusermount3 -u /mnt/s3.
+To unmount: umount /mnt/s3, without root fusermount3 -u /mnt/s3. To see at once
+what has changed in the bucket: s3mount refresh /mnt/s3/dir.
 
 Examples:
   s3mount myfiles /mnt/s3
@@ -48,7 +53,8 @@ In /etc/fstab:
 #[command(
     name = "s3mount",
     version,
-    override_usage = "s3mount [OPTIONS] BUCKET[/PREFIX] DIR",
+    override_usage = "s3mount [OPTIONS] BUCKET[/PREFIX] DIR\n       \
+        s3mount refresh [--recursive] [--json] PATH",
     after_help = AFTER_HELP,
     max_term_width = 100,
     args_override_self = true
@@ -206,11 +212,33 @@ impl Args {
 /// 4294967295 is "no user" to the kernel.
 const ID_MAX: i64 = u32::MAX as i64 - 1;
 
+/// A command line.
+#[derive(Clone, Debug)]
+pub enum Typed {
+    Mount(Box<Args>),
+    Refresh(RefreshArgs),
+}
+
 /// Understands the words of a command line, the program's name first. `--help`, `--version` and
 /// `help` come back as errors with exit code 0.
+pub fn understand(typed: &[OsString]) -> Result<Typed, clap::Error> {
+    let help = || vec!["--help".into()];
+    match words::check(&Args::command(), typed)? {
+        Asked::Mount => parse(typed).map(|args| Typed::Mount(Box::new(args))),
+        Asked::Help => {
+            parse(&["s3mount".into(), "--help".into()]).map(|args| Typed::Mount(Box::new(args)))
+        }
+        Asked::HelpOn(_) => commands::refresh(help()).map(Typed::Refresh),
+        Asked::Command(_, place) => {
+            let words = typed.iter().enumerate().skip(1).filter(|(at, _)| *at != place);
+            commands::refresh(words.map(|(_, word)| word.clone()).collect()).map(Typed::Refresh)
+        }
+    }
+}
+
+/// Understands the words of a mount.
 pub fn parse(typed: &[OsString]) -> Result<Args, clap::Error> {
     let command = Args::command();
-    words::check(&command, typed)?;
     let mut args = from_words(command.clone(), typed)?;
     if args.mount_options.is_empty() {
         return Ok(args);
@@ -234,7 +262,8 @@ pub fn wants_json(typed: &[OsString]) -> bool {
 
 fn from_words(command: clap::Command, words: &[OsString]) -> Result<Args, clap::Error> {
     let matches = command.try_get_matches_from(words);
-    matches.and_then(|mut it| Args::from_arg_matches_mut(&mut it)).map_err(sentences::plain)
+    let args = matches.and_then(|mut it| Args::from_arg_matches_mut(&mut it));
+    args.map_err(|err| sentences::plain(err, &Form::MOUNT))
 }
 
 /// An error of one sentence, with exit code 2.

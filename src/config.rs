@@ -10,7 +10,7 @@ pub mod values;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use environment::{Environment, ReadProfile, absolute_variables, effective_user};
+pub use environment::{Environment, ReadProfile, absolute_variables, effective_user, runtime_dir};
 use tracing::level_filters::LevelFilter;
 
 pub use crate::store::credentials::CredentialFiles;
@@ -77,6 +77,8 @@ pub struct MountConfig {
     pub foreground: bool,
     /// Further mount(2) flags from `-o`.
     pub flags: Vec<MountFlag>,
+    /// `XDG_RUNTIME_DIR`, where the control socket goes.
+    pub runtime_dir: Option<PathBuf>,
     /// Told `READY=1\n` on success; see `--ready-fd`.
     pub ready_fd: Option<i32>,
     /// Errors are printed as a JSON object.

@@ -25,10 +25,10 @@
 //! # The map
 //! Modules in reading order; arrows point down only:
 //! `cli` what was typed, `builder` what a program says; `config` what it means; `mount` the life of
-//! a mount, which builds the object graph; `fuse` kernel requests to calls; `fs` the file system in
+//! a mount, which builds the object graph; `control` its socket, and the commands that talk to it; `fuse` kernel requests to calls; `fs` the file system in
 //! plain values; `tree` the names; `data` the bytes; `store` the way to S3; `object`, `error` and
 //! `metrics` the words and counters that all share; `flight` one question, many who wait; `log`
-//! where the log goes.
+//! where the log goes; `mountinfo` what is mounted where.
 //!
 //! Lock order: fs handles < fs pressure < fs inodes < tree directories < one directory < one snapshot, and data
 //! index < data budget < one part's flow. No lock is held across an await.
@@ -38,6 +38,8 @@ mod builder;
 pub mod cli;
 #[doc(hidden)]
 pub mod config;
+#[doc(hidden)]
+pub mod control;
 #[doc(hidden)]
 pub mod data;
 #[doc(hidden)]
@@ -54,6 +56,7 @@ pub mod log;
 pub mod metrics;
 #[doc(hidden)]
 pub mod mount;
+mod mountinfo;
 #[doc(hidden)]
 pub mod object;
 #[doc(hidden)]

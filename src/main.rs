@@ -4,17 +4,20 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use s3mount::cli::{self, Args};
+use s3mount::cli::{self, Args, RefreshArgs, Typed};
 use s3mount::config::{Config, Environment};
-use s3mount::{StartError, StartErrorKind, log, mount};
+use s3mount::{StartError, StartErrorKind, control, log, mount};
 
 fn main() -> ExitCode {
     #[cfg(feature = "failpoints")]
     let _scenario = fail::FailScenario::setup();
     let typed: Vec<OsString> = std::env::args_os().collect();
     let json = cli::wants_json(&typed);
-    let result = match cli::parse(&typed) {
-        Ok(args) => start(args),
+    let result = match cli::understand(&typed) {
+        Ok(Typed::Mount(args)) => start(*args),
+        Ok(Typed::Refresh(RefreshArgs { path, recursive, json })) => {
+            control::refresh(&path, recursive, json).map(|()| 0)
+        }
         // What was asked for: help or the version.
         Err(err) if err.exit_code() == 0 => {
             // A closed pipe is no reason to complain.

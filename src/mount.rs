@@ -8,7 +8,6 @@
 
 mod attach;
 mod live;
-mod mountinfo;
 mod point;
 mod report;
 mod sentences;
@@ -23,7 +22,6 @@ use std::path::PathBuf;
 pub(crate) use live::apart;
 use live::{Ended, start_runtime};
 pub use live::{Mount, UnmountError};
-pub use mountinfo::DeviceNumber;
 use point::Target;
 pub use report::Report;
 use signals::Signals;

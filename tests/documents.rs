@@ -15,7 +15,10 @@ const CONFIGURATION: &str = include_str!("../docs/CONFIGURATION.md");
 #[test]
 fn the_options_are_documented() {
     let documented = documented_options(CONFIGURATION);
-    let mut offered = offered_options(&help());
+    let mut offered = offered_options(&help(&["--help"]));
+    for (option, default) in offered_options(&help(&["refresh", "--help"])) {
+        offered.entry(option).or_insert(default);
+    }
     offered.retain(|option, _| option != "--help" && option != "--version");
     assert!(offered.len() > 20, "{offered:?}");
     let names = |options: &BTreeMap<String, String>| options.keys().cloned().collect::<Vec<_>>();
@@ -36,8 +39,8 @@ fn the_manual_page_is_current() {
     assert!(kept[..] == current[..], "run: cargo run --example man > docs/s3mount.1");
 }
 
-fn help() -> String {
-    let output = Command::new(binary()).arg("--help").output();
+fn help(words: &[&str]) -> String {
+    let output = Command::new(binary()).args(words).output();
     String::from_utf8(output.expect("the binary starts").stdout).expect("text")
 }
 

@@ -14,12 +14,19 @@ const ALLOWED: [(&str, &[&str]); 6] = [
 ];
 
 /// Which layers a layer must not know.
-const FORBIDDEN: [(&str, &[&str]); 5] = [
-    ("object", &["error", "store", "data", "tree", "fs", "fuse", "mount", "config"]),
-    ("store", &["data", "tree", "fs", "fuse", "mount"]),
-    ("data", &["tree", "fs", "fuse", "mount"]),
-    ("tree", &["data", "fs", "fuse", "mount"]),
-    ("fs", &["fuse", "mount"]),
+const FORBIDDEN: [(&str, &[&str]); 11] = [
+    ("object", &["error", "store", "data", "tree", "fs", "fuse", "mount", "config", "control"]),
+    ("store", &["data", "tree", "fs", "fuse", "mount", "control"]),
+    ("data", &["tree", "fs", "fuse", "mount", "control"]),
+    ("tree", &["data", "fs", "fuse", "mount", "control"]),
+    ("fs", &["fuse", "mount", "control"]),
+    ("fuse", &["mount", "control"]),
+    // The side of the mount, and that of its clients.
+    ("control/folder", &["store", "data", "tree", "fs", "fuse", "mount"]),
+    ("control/server", &["store", "data", "tree", "fs", "fuse", "mount"]),
+    ("control/commands", &["store", "data", "fuse", "mount"]),
+    ("control/client", &["store", "data", "tree", "fs", "fuse"]),
+    ("control/refresh", &["store", "data", "tree", "fs", "fuse"]),
 ];
 
 /// Only `fuse` and `mount` know fuser, only `store/aws` and its credentials know the AWS SDK, and

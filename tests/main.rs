@@ -5,6 +5,7 @@ mod support;
 
 mod changes;
 mod contract;
+mod control;
 mod credentials;
 mod documents;
 mod failures;

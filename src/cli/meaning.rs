@@ -176,6 +176,7 @@ fn mount_config(
         threads,
         foreground: args.foreground,
         flags: args.flags.clone(),
+        runtime_dir: environment.runtime_dir.clone(),
         ready_fd: args.ready_fd,
         json: args.json,
     })

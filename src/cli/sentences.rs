@@ -4,9 +4,41 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, Error};
 
+/// What a command line consists of, for who got it wrong.
+pub(super) struct Form {
+    /// Its words in order.
+    usage: &'static str,
+    /// What prints its help.
+    help: &'static str,
+    /// Where a word is too many.
+    too_many: &'static str,
+    /// Each word of it, and what it is.
+    words: &'static [(&'static str, &'static str)],
+    /// Where all are missing.
+    all_words: &'static str,
+}
+
+impl Form {
+    pub(super) const MOUNT: Self = Self {
+        usage: "s3mount [OPTIONS] BUCKET[/PREFIX] DIR",
+        help: "s3mount --help",
+        too_many: "after the options come BUCKET[/PREFIX] and DIR, and no command before them",
+        words: &[("DIR", "DIR is the directory to mount on, and must exist")],
+        all_words: "BUCKET is the one to mount, and DIR the directory to mount it on",
+    };
+
+    pub(super) const REFRESH: Self = Self {
+        usage: super::commands::REFRESH_USAGE,
+        help: "s3mount refresh --help",
+        too_many: "one PATH is refreshed at a time",
+        words: &[("PATH", "PATH is what to forget, somewhere in a mount")],
+        all_words: "",
+    };
+}
+
 /// Leaves `--help` and `--version`, which clap calls errors, as they are.
-pub(super) fn plain(err: Error) -> Error {
-    if err.exit_code() == 0 { err } else { super::wrong(sentence(&err)) }
+pub(super) fn plain(err: Error, form: &Form) -> Error {
+    if err.exit_code() == 0 { err } else { super::wrong(sentence(&err, form)) }
 }
 
 /// The long option, without its dashes, that looks most like `long`: clap's own answer to it.
@@ -17,10 +49,10 @@ pub(super) fn nearest_option(command: &Command, long: &str) -> Option<String> {
     near.strip_prefix("--").map(str::to_owned)
 }
 
-fn sentence(err: &Error) -> String {
+fn sentence(err: &Error, form: &Form) -> String {
     let about = |kind| err.get(kind).map(words_of).filter(|words| !words.is_empty());
     let option = about(ContextKind::InvalidArg).unwrap_or_default();
-    let see = "see s3mount --help";
+    let see = format!("see {}", form.help);
     match err.kind() {
         ErrorKind::UnknownArgument if option.starts_with('-') => {
             match about(ContextKind::SuggestedArg) {
@@ -28,18 +60,17 @@ fn sentence(err: &Error) -> String {
                 None => format!("there is no option {option}; {see}"),
             }
         }
-        ErrorKind::UnknownArgument => format!(
-            "'{option}' is one word too many: after the options come BUCKET[/PREFIX] and DIR, and \
-             no command before them; {see}"
-        ),
+        ErrorKind::UnknownArgument => {
+            format!("'{option}' is one word too many: {}; {see}", form.too_many)
+        }
         ErrorKind::MissingRequiredArgument => {
             let missing = option.replace(['<', '>'], "");
-            let (is, what) = match missing.as_str() {
-                "DIR" => ("is", "DIR is the directory to mount on, and must exist"),
-                _ => ("are", "BUCKET is the one to mount, and DIR the directory to mount it on"),
+            let (is, what) = match form.words.iter().find(|(word, _)| *word == missing) {
+                Some((_, what)) => ("is", *what),
+                None => ("are", form.all_words),
             };
             let missing = missing.replace(", ", " and ");
-            format!("{missing} {is} missing; write s3mount [OPTIONS] BUCKET[/PREFIX] DIR: {what}")
+            format!("{missing} {is} missing; write {}: {what}", form.usage)
         }
         ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
             match about(ContextKind::InvalidValue) {

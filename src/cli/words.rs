@@ -31,33 +31,54 @@ const RESERVED: &[&str] = &[
     "help",
 ];
 
-/// Refuses a command line whose first word is reserved, wherever among the options it stands. Two
-/// words whose second has a `/` are a mount whatever the first.
-pub(super) fn check(command: &Command, typed: &[OsString]) -> Result<(), clap::Error> {
+/// What the first word asks for, wherever among the options it stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Asked {
+    Mount,
+    Help,
+    /// Of the command of this name.
+    HelpOn(&'static str),
+    /// The command of this name, which is the word at this place.
+    Command(&'static str, usize),
+}
+
+/// The commands that there are. As their words are paths, the rule of two words does not hold for
+/// them: it would mount where a mount was to be asked.
+const AVAILABLE: &[&str] = &["refresh"];
+
+/// Refuses a command line whose first word is reserved for a later command. Two words whose second has
+/// a `/` are a mount then.
+pub(super) fn check(command: &Command, typed: &[OsString]) -> Result<Asked, clap::Error> {
     let words = positional(command, typed);
-    let Some(word) = words.first().and_then(|word| word.to_str()) else { return Ok(()) };
-    let is_mount = words.len() == 2 && words[1].as_bytes().contains(&b'/');
-    if is_mount || !RESERVED.contains(&word) {
-        return Ok(());
+    let word = |index: usize| words.get(index).and_then(|(_, word)| word.to_str());
+    let available = |word: &str| AVAILABLE.iter().copied().find(|command| *command == word);
+    let Some(first) = word(0) else { return Ok(Asked::Mount) };
+    if let Some(command) = available(first) {
+        return Ok(Asked::Command(command, words[0].0));
     }
-    if word == "help" {
-        return command.clone().try_get_matches_from(["s3mount", "--help"]).map(drop);
+    let is_mount = words.len() == 2 && words[1].1.as_bytes().contains(&b'/');
+    if is_mount || !RESERVED.contains(&first) {
+        return Ok(Asked::Mount);
     }
+    if first == "help" {
+        return Ok(word(1).and_then(available).map_or(Asked::Help, Asked::HelpOn));
+    }
+    let word = first;
     Err(super::wrong(format!(
         "`{word}` is a command of s3mount that is not available yet; to mount a bucket of this \
          name, write s3://{word} and a directory with a `/`"
     )))
 }
 
-/// The words that are neither options nor their values. An option that is not known counts as one
+/// The words that are neither options nor their values, with their places. An option that is not known counts as one
 /// without a value: it is refused by the parser proper.
-fn positional<'a>(command: &Command, typed: &'a [OsString]) -> Vec<&'a OsString> {
+fn positional<'a>(command: &Command, typed: &'a [OsString]) -> Vec<(usize, &'a OsString)> {
     let takes_value = |matches: &dyn Fn(&clap::Arg) -> bool| {
         command.get_arguments().any(|arg| matches(arg) && arg.get_action().takes_values())
     };
     let mut words = Vec::new();
-    let mut rest = typed.iter().skip(1);
-    while let Some(word) = rest.next() {
+    let mut rest = typed.iter().enumerate().skip(1);
+    while let Some((place, word)) = rest.next() {
         let bytes = word.as_bytes();
         if bytes == b"--" {
             words.extend(rest);
@@ -75,7 +96,7 @@ fn positional<'a>(command: &Command, typed: &'a [OsString]) -> Vec<&'a OsString>
                 with_value.is_some_and(|at| at + 1 == letters.len())
             }
             _ => {
-                words.push(word);
+                words.push((place, word));
                 false
             }
         };
@@ -93,10 +114,18 @@ mod tests {
     use super::*;
     use crate::cli::Args;
 
-    fn refusal(line: &str) -> Option<String> {
+    fn look(line: &str) -> Result<Asked, clap::Error> {
         let typed: Vec<OsString> =
             std::iter::once("s3mount").chain(line.split(' ')).map(Into::into).collect();
-        let err = check(&Args::command(), &typed).err()?;
+        check(&Args::command(), &typed)
+    }
+
+    fn asked(line: &str) -> Asked {
+        look(line).expect(line)
+    }
+
+    fn refusal(line: &str) -> Option<String> {
+        let err = look(line).err()?;
         Some(format!("{} {}", err.exit_code(), err.render()))
     }
 
@@ -133,7 +162,22 @@ mod tests {
 
     #[test]
     fn help_is_help() {
-        assert!(refusal("help").expect("refused").starts_with("0 "));
-        assert!(refusal("help status").expect("refused").starts_with("0 "));
+        assert_eq!((asked("help"), asked("help status")), (Asked::Help, Asked::Help));
+        assert_eq!(asked("help refresh"), Asked::HelpOn("refresh"));
+    }
+
+    #[test]
+    fn a_command_is_one_also_where_a_path_follows() {
+        for (line, place) in [
+            ("refresh /mnt/s3", 1),
+            ("refresh s3", 1),
+            ("refresh", 1),
+            ("--json refresh -r /mnt/s3", 2),
+            ("-- refresh /mnt/s3", 2),
+        ] {
+            assert_eq!(asked(line), Asked::Command("refresh", place), "{line}");
+        }
+        assert_eq!(asked("s3://refresh /mnt/s3"), Asked::Mount);
+        assert_eq!(asked("myfiles refresh"), Asked::Mount, "a directory may have any name");
     }
 }

@@ -39,6 +39,8 @@ pub struct Environment {
     pub ca_bundle: Option<PathBuf>,
     /// The files that hold profiles and keys.
     pub credential_files: CredentialFiles,
+    /// Where this user's sockets are.
+    pub runtime_dir: Option<PathBuf>,
     /// The effective user and group.
     pub uid: u32,
     pub gid: u32,
@@ -71,6 +73,7 @@ impl Environment {
             read_profile: Some(read_profile),
             ca_bundle: variable("AWS_CA_BUNDLE").map(PathBuf::from),
             credential_files: CredentialFiles::from_variables(path_variable),
+            runtime_dir: runtime_dir(),
             uid,
             gid,
             cores: std::thread::available_parallelism().map_or(1, usize::from),
@@ -80,6 +83,11 @@ impl Environment {
             }),
         }
     }
+}
+
+/// `XDG_RUNTIME_DIR`: where this user's sockets are.
+pub fn runtime_dir() -> Option<PathBuf> {
+    variable("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute())
 }
 
 /// Whom the kernel takes this process for: user and group.

@@ -10,12 +10,12 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::mountinfo::{self, DeviceNumber};
-use super::point::{FS_TYPE, is_dead};
+use super::point::is_dead;
 use super::start_error::{StartError, StartErrorKind};
 use super::sys;
 use crate::config::{Access, MountConfig, MountFlag, effective_user};
 use crate::error::one_line;
+use crate::mountinfo::{self, DeviceNumber, FS_TYPE};
 
 /// The set-user-id helpers, of libfuse 3 and, with the same protocol, of libfuse 2. The second also
 /// works where PATH is empty, as under some service managers.

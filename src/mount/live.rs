@@ -14,17 +14,18 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::attach::{Attached, MountGuard, Unmounted, mount as attach};
-use super::mountinfo::DeviceNumber;
 use super::point::Target;
 use super::session::Session;
 use super::start_error::{StartError, StartErrorKind};
 use crate::config::{BucketConfig, Config};
+use crate::control::{Commands, Control, NoControl};
 use crate::data::{Data, DataConfig, Numbering};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::fs::{FileSystem, Look, Notices, Queued};
 use crate::fuse::notify::{self, Asking};
 use crate::fuse::{self, Adapter};
 use crate::metrics::Metrics;
+use crate::mountinfo::DeviceNumber;
 use crate::object::DirPath;
 use crate::store::credentials::{readable_by_others, readable_warning};
 use crate::store::limit::LimitConfig;
@@ -56,6 +57,8 @@ pub struct Mount {
     /// `None` after the end. Invariant: there until `guard` has unmounted.
     session: Option<Session>,
     guard: Option<MountGuard>,
+    /// `None` where there is no place for a socket, and after the end.
+    control: Option<Control>,
     /// `None` only while dropping.
     runtime: Option<Runtime>,
 }
@@ -95,10 +98,11 @@ impl Mount {
             }
         });
         match started {
-            Ok((session, guard)) => Ok(Self {
+            Ok((session, guard, control)) => Ok(Self {
                 dir: config.mount.dir.as_path().into(),
                 session: Some(session),
                 guard: Some(guard),
+                control,
                 runtime: Some(runtime),
             }),
             Err(err) => {
@@ -158,6 +162,7 @@ impl Mount {
             }
         });
         if let Ended::Session(_) = &ended {
+            drop(self.control.take());
             if let Some(guard) = self.guard.take() {
                 guard.session_ended();
             }
@@ -171,6 +176,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
+        drop(self.control.take());
         // First the directory, then those who serve it.
         drop(self.guard.take());
         if let Some(runtime) = self.runtime.take() {
@@ -231,7 +237,7 @@ async fn begin(
     config: &Config,
     target: Target,
     warn: &mut dyn FnMut(&str),
-) -> Result<(Session, MountGuard), StartError> {
+) -> Result<(Session, MountGuard, Option<Control>), StartError> {
     for path in readable_by_others(&config.bucket.credential_files.key_files()) {
         warn(&readable_warning(&path));
     }
@@ -262,17 +268,20 @@ async fn begin(
     let no_thread = |err: io::Error| StartError::unexpected("cannot start a thread", &err);
     notify_kernel(&device, queue, &filesystem).map_err(no_thread)?;
     // The session alone keeps it, and with it the thread that notifies.
+    let commands = Commands::new(Arc::downgrade(&filesystem), &config.mount.source);
     drop(filesystem);
     let mut session = Session::start(adapter, device, &config.mount).map_err(no_thread)?;
     answer(&mut session, guard.mount()).await?;
+    let mut control = None;
     if let Some(mount) = guard.mount() {
         read_ahead(mount.device());
+        control = listen(config, mount.device(), commands, warn).await;
     }
     if let Some(claim) = claim {
         // The waiting parent has the lock, too: closing it here would not be enough.
         let _ = claim.unlock();
     }
-    Ok((session, guard))
+    Ok((session, guard, control))
 }
 
 /// The bucket, proven, and its root's first page.
@@ -366,6 +375,31 @@ pub(super) fn start_runtime(config: &Config) -> Result<Runtime, StartError> {
         .enable_all()
         .build()
         .map_err(|err| StartError::unexpected("cannot start threads", &err))
+}
+
+/// Makes the control socket. A mount serves without one, too.
+async fn listen(
+    config: &Config,
+    device: DeviceNumber,
+    commands: Commands,
+    warn: &mut dyn FnMut(&str),
+) -> Option<Control> {
+    let runtime_dir = config.mount.runtime_dir.as_deref();
+    match Control::start(runtime_dir, device, commands).await {
+        Ok(control) => Some(control),
+        Err(NoControl::Usual(what)) => {
+            tracing::info!(
+                "there is no control socket, so `s3mount refresh` is not to be had: {what}"
+            );
+            None
+        }
+        Err(NoControl::Wrong(what)) => {
+            warn(&format!(
+                "there is no control socket, so `s3mount refresh` is not to be had: {what}"
+            ));
+            None
+        }
+    }
 }
 
 /// Raises the kernel's read-ahead where that is allowed.

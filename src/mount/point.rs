@@ -6,10 +6,10 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use super::attach;
-use super::mountinfo::{self, Entry};
 use super::start_error::{StartError, StartErrorKind};
 use super::sys;
 use crate::error::one_line;
+use crate::mountinfo::{self, Entry, FS_TYPE};
 
 /// Where the file system is to appear.
 #[derive(Debug)]
@@ -33,9 +33,6 @@ impl Target {
         }
     }
 }
-
-/// What mounts of ours are called in mount tables.
-pub(super) const FS_TYPE: &str = "fuse.s3mount";
 
 /// Dead mounts may lie upon each other; more than this are left to a person.
 const LAYERS_MAX: usize = 16;

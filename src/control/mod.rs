@@ -1,0 +1,22 @@
+//! The control socket of a mount, and the commands that talk to it: a client says one thing in a line
+//! of JSON, and the mount answers in one.
+//!
+//! Reading order: `protocol` (what goes over the socket; pure), `folder` (where sockets are, and who
+//! may get at them), `server` (bounds, and who is heard), `commands` (what a mount does), `client` (which
+//! mount a path is in, and asking it), `refresh` (the command of that name).
+//!
+//! Invariants: a client is root or the user who mounted. Nothing secret goes over the socket. Every
+//! connection, line and wait has a bound, so that no client holds up the mount or another client for
+//! long. `server` and what is below knows the file system and not what mounts it; `client` and above
+//! belong to another process and know the mount table alone.
+
+mod client;
+mod commands;
+mod folder;
+mod protocol;
+mod refresh;
+mod server;
+
+pub(crate) use self::commands::Commands;
+pub use self::refresh::refresh;
+pub(crate) use self::server::{Control, NoControl};
