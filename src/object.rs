@@ -2,6 +2,7 @@
 //! Invariant: plain values, no I/O, no clock, nothing of fuser or of the AWS SDK.
 
 mod etag;
+mod rank;
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 pub use self::etag::{ETag, Packing};
+use self::rank::{RANK_BITS, rank};
 
 /// A FUSE inode number. One number is one object version, or one directory, for the whole mount.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -39,10 +41,17 @@ impl Ino {
         Self::from_hash(xxh3_64(&text))
     }
 
-    /// The number of a directory, from its whole prefix, in a hash domain of its own.
+    /// The number of a directory, from its whole prefix, in a hash domain of its own. Those of siblings go
+    /// up with their names, but for one place where they begin anew: programs that open the
+    /// subdirectories of one in the order of their numbers (`cp -r`; from 10,000 entries on fts, so `du`
+    /// and `grep -r`) come by them in the order of keys.
     pub fn of_directory(prefix: &str) -> Self {
         const DIRECTORY_DOMAIN: u64 = 0x6469_7265_6374_6f72;
-        Self::from_hash(xxh3_64_with_seed(prefix.as_bytes(), DIRECTORY_DOMAIN))
+        let hash = |text: &str| xxh3_64_with_seed(text.as_bytes(), DIRECTORY_DOMAIN);
+        let path = prefix.trim_end_matches('/');
+        let (parent, name) = path.split_at(path.rfind('/').map_or(0, |slash| slash + 1));
+        let among_siblings = rank(name) << (u64::BITS - RANK_BITS) | hash(prefix) >> RANK_BITS;
+        Self::from_hash(hash(parent).wrapping_add(among_siblings))
     }
 
     /// The next number to try when this one already means something else.

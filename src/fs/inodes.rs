@@ -52,7 +52,7 @@ pub struct Inodes {
 
 type Shard = HashMap<Ino, Kept, BuildHasherDefault<AsItIs>>;
 
-/// A number is a hash already.
+/// A number is a hash already, at least in its lower bits.
 #[derive(Default)]
 struct AsItIs(u64);
 
@@ -240,7 +240,7 @@ impl Inodes {
 
     fn shard(&self, ino: Ino) -> &Mutex<Shard> {
         // Neither the bits that choose the slot nor those that the table tags it with.
-        &self.shards[(ino.0 >> 32) as usize % SHARDS]
+        &self.shards[(ino.0 >> 20) as usize % SHARDS]
     }
 
     fn first_number(&self, found: &Found) -> Ino {
