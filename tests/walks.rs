@@ -65,6 +65,25 @@ fn a_walk_costs_about_the_pages_of_the_tree() {
     assert!(simulator.counts().requests() <= 16, "by breadth: {:?}", simulator.counts());
 }
 
+/// A tree of more names than there is memory for is listed about once by a program that opens the
+/// subdirectories of one in the order of their inode numbers.
+#[test]
+fn a_walk_in_the_order_of_inode_numbers_is_one_in_the_order_of_names() {
+    // From 10,000 entries on, du goes by inode numbers.
+    const DIRECTORIES: u64 = 10_500;
+    const FILES: u64 = 30;
+    let simulator = Simulator::builder().bucket("myfiles").start();
+    simulator.put_forest("myfiles", "tree/", DIRECTORIES, FILES, 10);
+    let mounted =
+        Mounted::new(&simulator, "myfiles", &["--memory", "32MiB", "--metadata-ttl", "10m"]);
+    simulator.reset_log();
+    let n_inodes = (FILES + 1) * DIRECTORIES + 1;
+    assert_eq!(run(&mounted, "du -s --inodes tree"), [format!("{n_inodes}\ttree")]);
+    let counts = simulator.counts();
+    let n_pages = DIRECTORIES * FILES / 1000;
+    assert!(counts.list <= n_pages * 5 / 4 && counts.requests() == counts.list, "{counts:?}");
+}
+
 /// What a walk leaves out is not listed for it, and when it stops, so do the requests.
 #[test]
 fn a_walk_does_not_pay_for_what_it_leaves_out() {

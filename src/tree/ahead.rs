@@ -11,7 +11,7 @@ use tracing::{debug, info};
 use super::Tree;
 use super::directory::Directory;
 use super::snapshot::{News, Snapshot, Told};
-use super::sweep::{Mark, Reach, Step, Sweep};
+use super::sweep::{Bounds, Mark, REACH_PAGES, Reach, Step, Sweep};
 use super::unfold::{Piece, Unfold};
 use super::walk::Recognized;
 use crate::error::{FsError, StoreError, StoreErrorKind};
@@ -104,6 +104,7 @@ impl Tree {
     /// Somebody reads what `listing` told.
     pub(super) fn note_use(self: &Arc<Self>, directory: &Directory, listing: &Snapshot) {
         let now = Instant::now();
+        listing.note_use();
         for mark in listing.marks() {
             if mark.note_use(now)
                 && let Some(sweep) = mark.sweep()
@@ -171,14 +172,16 @@ impl Tree {
             .unwrap_or(usize::MAX)
             .clamp(1, AHEAD_PAGES_MAX);
         let n_soon = walk.credit.n_soon(Instant::now()).min(window);
-        let n_ranges = (n_names / page_names / 4).min(n_soon).clamp(1, FIRST_RANGES_MAX);
+        let n_ranges = n_names.div_ceil(page_names).min(n_soon) / REACH_PAGES as usize;
+        let n_per_range = (rest.len() * page_names * REACH_PAGES as usize).div_ceil(n_names.max(1));
         // Behind all that is in a directory: `0` comes after `/`.
-        let seams = (1..n_ranges).filter_map(|index| {
-            let at = (rest.len() * index / n_ranges).checked_sub(1)?;
+        let seams = (1..n_ranges.clamp(1, FIRST_RANGES_MAX)).filter_map(|index| {
+            let at = (n_per_range * index).checked_sub(1)?;
             rest.get(at).map(|before| format!("{before}0"))
         });
         let seams: Vec<String> = seams.collect();
-        Sweep::new(&top, &start, &seams, walk.credit, window, &self.scales)
+        let bounds = Bounds { window, at_once: self.pages_at_once() };
+        Sweep::new(&top, &start, &seams, walk.credit, bounds, &self.scales)
     }
 
     /// `path`, and the last possible key before all that is in it, both without the prefix of `sweep`.
@@ -260,7 +263,7 @@ impl Tree {
             let directory = self.directory(&DirPath::new(&top.key(&path)));
             // The oldest page that told of it.
             let sent = items.iter().map(|item| item.sent).min().unwrap_or(sent);
-            let told = Told { marks: marks.into(), n_pages: Arc::clone(n_pages) };
+            let told = Told::new(marks, n_pages, sent);
             let (listing, news) = self.begin(&directory).whole(items, sent, told);
             let listing = Arc::new(listing);
             if directory.adopt(&listing) {

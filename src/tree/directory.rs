@@ -476,6 +476,11 @@ impl Directory {
         known.any(|listing| Arc::strong_count(listing) > 1)
     }
 
+    /// Whether what is known of it was told ahead of somebody who is still to come by.
+    pub(super) fn is_awaited(&self, now: Instant) -> bool {
+        self.state.lock().newest.as_ref().is_some_and(|listing| listing.is_awaited(now))
+    }
+
     /// What forgetting it would free.
     pub(super) fn bytes(&self) -> u64 {
         let state = self.state.lock();

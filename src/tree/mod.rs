@@ -56,6 +56,7 @@ use self::answer::{Ages, Answer, Source, What};
 use self::directory::{Directory, Known, Opening};
 use self::forget::{Generation, Lately};
 use self::name::KEY_BYTES_MAX;
+use self::ranges::ASKED_MAX;
 use self::said::{Said, Topic};
 use self::search::Searches;
 use self::snapshot::{News, Order, Snapshot};
@@ -141,6 +142,12 @@ pub struct Tree {
 /// One listing that is read may take so many times what all names together should: a directory of
 /// 5 million usual names at the smallest default `--memory`. A longer one may have no end.
 const LISTING_SHARE: u64 = 8;
+
+/// A page that is received and parsed, for the bound on those on their way.
+const PAGE_ON_WAY_BYTES: u64 = 512 << 10;
+
+/// What is on its way for one listing: one in so many bytes of what all names may take.
+const ON_WAY_SHARE: u64 = 4;
 
 /// Where there is too much, so large a part of what all may hold is freed beyond.
 const TRIM_SHARE: u64 = 32;
@@ -414,7 +421,15 @@ impl Tree {
     /// A listing of the names behind `after`.
     fn begin_after(&self, directory: &Directory, after: &str) -> Snapshot {
         let bytes_max = self.bytes_max.saturating_mul(LISTING_SHARE);
-        Snapshot::after(&directory.path, after, self.order(), &self.scales, bytes_max)
+        let listing =
+            Snapshot::after(&directory.path, after, self.order(), &self.scales, bytes_max);
+        listing.at_once(self.pages_at_once())
+    }
+
+    /// How many pages one listing may have on their way: little of what all names may take.
+    fn pages_at_once(&self) -> usize {
+        let pages = self.bytes_max / ON_WAY_SHARE / PAGE_ON_WAY_BYTES;
+        usize::try_from(pages).unwrap_or(usize::MAX).clamp(1, ASKED_MAX)
     }
 
     fn order(&self) -> Order {
@@ -466,14 +481,21 @@ impl Tree {
         let held = self.held();
         if held > self.bytes_max {
             // A little more, so that not every page has to do so.
-            self.free(held - self.bytes_max + self.bytes_max / TRIM_SHARE);
+            let mut over = held - self.bytes_max + self.bytes_max / TRIM_SHARE;
+            self.free(&mut over);
+            if over > 0 {
+                // What is ahead of walkers can be had again.
+                self.walks.stop();
+                self.forget_idle(&mut over, |_| true);
+            }
         }
     }
 
     /// Forgets until no more than `down_to` bytes are held, inodes included, or as much as would be
-    /// without them has been forgotten: a listing whose inodes the kernel remembers is freed with the last of them.
+    /// without them has been forgotten: a listing whose inodes the kernel remembers is freed with the
+    /// last of them. What is ahead of walkers stays: it has its own bound.
     pub fn let_go(&self, down_to: u64) {
-        self.free(self.held().saturating_sub(down_to));
+        self.free(&mut self.held().saturating_sub(down_to));
     }
 
     /// Names and inodes together.
@@ -481,21 +503,35 @@ impl Tree {
         self.bytes() + self.beside.load(Ordering::Relaxed)
     }
 
-    /// Forgets the directories used longest ago until so many bytes are free. Those that are read stay;
-    /// of them goes what their readers have passed.
-    fn free(&self, mut over: u64) {
+    /// Forgets the directories used longest ago until `over` bytes are free; leaves there what is still
+    /// to be freed. Those that are read stay: of them goes what their readers have passed.
+    fn free(&self, over: &mut u64) {
+        let now = Instant::now();
+        self.forget_idle(over, |directory| !directory.is_awaited(now));
+        let may_ask_again = self.lists_in_order.load(Ordering::Relaxed)
+            && self.lists_by_ranges.load(Ordering::Relaxed);
+        if *over == 0 || !may_ask_again {
+            return;
+        }
+        let long: Vec<_> = self.long.lock().iter().filter_map(Weak::upgrade).collect();
+        for listing in long {
+            *over = over.saturating_sub(listing.put_away(*over));
+        }
+    }
+
+    fn forget_idle(&self, over: &mut u64, may_go: impl Fn(&Directory) -> bool) {
         let mut directories = self.directories.lock();
         let mut paths = Vec::new();
         // The one used last is being used right now.
         let n_others = directories.len().saturating_sub(1);
-        for (at, (path, directory)) in directories.iter().rev().enumerate() {
-            if over == 0 {
+        for (path, directory) in directories.iter().rev().take(n_others) {
+            if *over == 0 {
                 break;
             }
             // One that somebody has open is told what is forgotten.
             let is_open = Arc::strong_count(directory) > 1;
-            if at < n_others && !is_open && !directory.is_read() {
-                over = over.saturating_sub(directory.bytes());
+            if !is_open && !directory.is_read() && may_go(directory) {
+                *over = over.saturating_sub(directory.bytes());
                 paths.push(path.clone());
             }
         }
@@ -503,19 +539,6 @@ impl Tree {
         drop(directories);
         // Thousands of names may go with them: not under the lock.
         drop(forgotten);
-        if over > 0 {
-            // What is ahead of walkers can be had again.
-            self.walks.stop();
-        }
-        let may_ask_again = self.lists_in_order.load(Ordering::Relaxed)
-            && self.lists_by_ranges.load(Ordering::Relaxed);
-        if over == 0 || !may_ask_again {
-            return;
-        }
-        let long: Vec<_> = self.long.lock().iter().filter_map(Weak::upgrade).collect();
-        for listing in long {
-            over = over.saturating_sub(listing.put_away(over));
-        }
     }
 
     /// A reader has come far in this listing: it is worth putting away what it has passed.

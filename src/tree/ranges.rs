@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use super::spread::{Alphabet, Spread};
 
 /// Side by side; beyond, S3 gives no more and answers to others wait.
-const ASKED_MAX: usize = 16;
+pub(super) const ASKED_MAX: usize = 16;
 
 /// A listing is long when it has so many pages and goes on: shorter ones are done sooner than the
 /// first split is answered.
@@ -48,6 +48,8 @@ pub(super) struct Ranges<P> {
     held_back: bool,
     /// Names on a full page.
     page_names: usize,
+    /// Side by side, at most.
+    asked_max: usize,
     /// How many pages a range is split off ahead of where one stands, at most.
     reach_pages: u128,
 }
@@ -72,6 +74,16 @@ struct Range<P> {
     /// Its first name, as far as that is known.
     start: Box<str>,
     pages: VecDeque<P>,
+}
+
+/// A range that is worth splitting.
+struct Long {
+    /// An estimate of those to come.
+    n_pages: u128,
+    at: usize,
+    /// Where it stands, and how far to go for twice as far as its next seam, as [`Spread::value`] has it.
+    here: u128,
+    ahead: u128,
 }
 
 /// How far a range has come.
@@ -148,6 +160,7 @@ impl<P> Ranges<P> {
             single,
             held_back: false,
             page_names,
+            asked_max: ASKED_MAX,
             reach_pages: u128::MAX,
         };
         drop(ranges.restart());
@@ -170,6 +183,11 @@ impl<P> Ranges<P> {
         };
         ranges.ranges = starts.iter().zip(untils).map(of).collect();
         ranges
+    }
+
+    /// No more than `n_max` requests side by side.
+    pub(super) fn limit(&mut self, n_max: usize) {
+        self.asked_max = n_max.min(ASKED_MAX);
     }
 
     /// Each range that is still there: its number, and the name behind which it began.
@@ -223,7 +241,7 @@ impl<P> Ranges<P> {
             return Some(front.ask());
         }
         let n_asked = self.ranges.iter().filter(|range| range.asked).count();
-        if !may_go_ahead || self.single || self.held_back || n_asked >= ASKED_MAX {
+        if !may_go_ahead || self.single || self.held_back || n_asked >= self.asked_max {
             return None;
         }
         if let Some(range) = self.ranges.iter_mut().find(|range| !range.asked && !range.done) {
@@ -375,19 +393,26 @@ impl<P> Ranges<P> {
         ask
     }
 
-    /// The range to split and the name to split it at: the one with most pages to come.
+    /// The range to split and the name to split it at: the one with most pages to come, in its middle.
+    /// Of one of which somebody may not want all, the first that is longer than its reach, at its end:
+    /// also one of which nothing has come yet, as it is probably like the one before it.
     fn middle(&self) -> Option<(usize, String)> {
         let first_name = self.first_name.as_deref()?;
         let farthest = self.ranges.back().map(|range| &*range.after).filter(|it| !it.is_empty())?;
         let spread = Spread::new(&self.alphabet, first_name, farthest);
-        let mut long: Vec<(u128, usize, u128, u128)> = Vec::new();
-        let reach = self.reach_pages;
+        let is_near = self.reach_pages != u128::MAX;
+        let mut page_before = None;
+        let mut long: Vec<Long> = Vec::new();
         for (at, range) in self.ranges.iter().enumerate() {
-            // Nothing is known of one that has not had a page, and nothing is left of one that is done.
-            if range.done || range.first.is_none() {
+            let here = spread.value(&range.after);
+            if range.first.is_some() {
+                let behind = (here - spread.value(&range.start)).max(1);
+                let n_names = range.n_names.max(1) as u128;
+                page_before = Some((behind * self.page_names as u128 / n_names).max(1));
+            } else if !is_near {
                 continue;
             }
-            let (start, here) = (spread.value(&range.start), spread.value(&range.after));
+            let Some(page) = page_before.filter(|_| !range.done) else { continue };
             let end = match &range.until {
                 Some(until) => spread.value(until),
                 // Twice as far as anything that was seen.
@@ -396,20 +421,18 @@ impl<P> Ranges<P> {
                     here.saturating_add(reach.saturating_mul(2)).min(spread.end())
                 }
             };
-            let (behind, ahead) = ((here - start).max(1), end.saturating_sub(here));
-            let page = (behind * self.page_names as u128 / range.n_names.max(1) as u128).max(1);
+            let ahead = end.saturating_sub(here);
             let n_pages = ahead / page;
-            if n_pages >= PAGES_TO_SPLIT && (reach == u128::MAX || n_pages > reach) {
-                long.push((
-                    n_pages,
-                    at,
-                    here,
-                    ahead.min(page.saturating_mul(2 * reach.min(n_pages))),
-                ));
+            if n_pages > self.reach_pages {
+                long.push(Long { n_pages, at, here, ahead: page * 2 * self.reach_pages });
+            } else if n_pages >= PAGES_TO_SPLIT && !is_near {
+                long.push(Long { n_pages, at, here, ahead });
             }
         }
-        long.sort_unstable_by_key(|(n_pages, ..)| std::cmp::Reverse(*n_pages));
-        long.into_iter().find_map(|(_, at, here, ahead)| {
+        if !is_near {
+            long.sort_unstable_by_key(|it| std::cmp::Reverse(it.n_pages));
+        }
+        long.into_iter().find_map(|Long { at, here, ahead, .. }| {
             let (range, value) = (&self.ranges[at], here + ahead / 2);
             let name = spread.name_near(value, ahead / 8, &range.after, range.until.as_deref())?;
             Some((at, name))

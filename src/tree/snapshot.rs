@@ -6,7 +6,7 @@
 use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -50,7 +50,20 @@ pub(super) struct Told {
     pub(super) marks: Box<[Arc<Mark>]>,
     /// Pages of all of that listing so far: what it cost.
     pub(super) n_pages: Arc<AtomicUsize>,
+    /// When the oldest of them was asked for.
+    sent: Instant,
+    is_used: AtomicBool,
 }
+
+impl Told {
+    pub(super) fn new(marks: Vec<Arc<Mark>>, n_pages: &Arc<AtomicUsize>, sent: Instant) -> Self {
+        let (marks, n_pages) = (marks.into(), Arc::clone(n_pages));
+        Self { marks, n_pages, sent, is_used: AtomicBool::new(false) }
+    }
+}
+
+/// What is told ahead is used within half of this, or not at all.
+const AWAITED_TIME: Duration = Duration::from_secs(20);
 
 static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
 
@@ -179,6 +192,12 @@ impl Snapshot {
     /// One whose first page is asked for without delimiter, so that it also tells of what is below.
     pub(super) fn flat_first(self) -> Self {
         self.state.lock().flat = true;
+        self
+    }
+
+    /// One that asks for no more than `n_max` pages side by side.
+    pub(super) fn at_once(self, n_max: usize) -> Self {
+        self.state.lock().ranges.limit(n_max);
         self
     }
 
@@ -342,6 +361,21 @@ impl Snapshot {
             Some(told) => told.n_pages.load(Ordering::Relaxed).max(1),
             None => self.n_pages(),
         }
+    }
+
+    /// Notes that somebody reads it.
+    pub(super) fn note_use(&self) {
+        if let Some(told) = &self.told {
+            told.is_used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it was told ahead of somebody who is still to come by.
+    pub(super) fn is_awaited(&self, now: Instant) -> bool {
+        self.told.as_ref().is_some_and(|told| {
+            let is_new = now.saturating_duration_since(told.sent) < AWAITED_TIME;
+            is_new && !told.is_used.load(Ordering::Relaxed)
+        })
     }
 
     /// The pages of a listing of a whole tree that told it; none where it was listed by itself.

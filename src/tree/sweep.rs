@@ -24,8 +24,17 @@ pub(super) struct Sweep {
     /// A page has come, or failed to.
     pub(super) landed: Notify,
     pub(super) credit: Arc<Credit>,
-    /// Pages that may be here and on their way without having been used.
+    /// See [`Bounds::window`].
     window: usize,
+}
+
+/// How far ahead a sweep may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Pages that may be here and on their way without having been used.
+    pub(super) window: usize,
+    /// Pages on their way.
+    pub(super) at_once: usize,
 }
 
 struct State {
@@ -109,7 +118,7 @@ const HOLD_TIME: Duration = Duration::from_secs(10);
 const PACE_TIME: Duration = Duration::from_millis(200);
 
 /// Pages of one range before the next begins: each seam costs half a page.
-const REACH_PAGES: u32 = 4;
+pub(super) const REACH_PAGES: u32 = 4;
 
 /// An item that waits in a part, with its name and tag.
 const ITEM_BYTES: usize = 160;
@@ -197,12 +206,14 @@ impl Sweep {
         start: &str,
         seams: &[String],
         credit: Arc<Credit>,
-        window: usize,
+        bounds: Bounds,
         scales: &Scales,
     ) -> Arc<Self> {
         let page_names = usize::from(ListRequest::PAGE_KEYS);
+        let mut ranges = Ranges::near(start, seams, REACH_PAGES, page_names);
+        ranges.limit(bounds.at_once);
         let state = State {
-            ranges: Ranges::near(start, seams, REACH_PAGES, page_names),
+            ranges,
             parts: Vec::new(),
             met: 0,
             ended: false,
@@ -216,7 +227,7 @@ impl Sweep {
             state: Mutex::new(state),
             landed: Notify::new(),
             credit,
-            window,
+            window: bounds.window,
         })
     }
 
