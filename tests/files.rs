@@ -366,8 +366,8 @@ fn other_users_see_what_they_may() {
     assert!(!reads(&["--allow-other", "--dir-mode", "0550"]));
 }
 
-/// There are no extended attributes: the list of them is empty and any one is ENODATA, without a
-/// request.
+/// There are no extended attributes: the list of them is empty and any one is ENODATA, an ACL or a
+/// security label ENOTSUP, without a request.
 #[test]
 fn there_are_no_extended_attributes() {
     let (simulator, mounted) = tree();
@@ -375,10 +375,12 @@ fn there_are_no_extended_attributes() {
     simulator.reset_log();
     let script = "import errno, os
 print(os.listxattr('hello.txt'))
-try: os.getxattr('hello.txt', 'user.x')
-except OSError as err: print(errno.errorcode[err.errno])";
+for name in 'user.x', 'trusted.x', 'system.posix_acl_access', 'security.selinux':
+  try: os.getxattr('hello.txt', name)
+  except OSError as err: print(errno.errorcode[err.errno])";
     let output = run("python3", &["-c", script], &mounted.path());
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "[]\nENODATA\n");
+    let answers = "[]\nENODATA\nENODATA\nENOTSUP\nENOTSUP\n";
+    assert_eq!(String::from_utf8_lossy(&output.stdout), answers);
     assert_eq!(simulator.counts().requests(), 0);
 }
 
