@@ -119,6 +119,12 @@ pub struct Object {
 }
 
 impl Object {
+    /// The directory that it lies in, and its name there.
+    pub fn place(&self) -> (DirPath, &str) {
+        let (dir, name) = self.key.split_at(self.key.rfind('/').map_or(0, |slash| slash + 1));
+        (DirPath::new(dir), name)
+    }
+
     /// The inode number of this version, before any collision: a pure function of key and version,
     /// so it is the same after a remount.
     pub fn ino(&self) -> Ino {

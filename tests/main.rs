@@ -26,4 +26,5 @@ mod quirks;
 mod rotation;
 mod semantics;
 mod simulator;
+mod small;
 mod walks;

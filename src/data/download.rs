@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures_util::StreamExt;
+use tokio::time::Instant;
 
 use super::index::PartId;
 use super::part::Download;
@@ -79,10 +80,14 @@ impl Data {
             priority: if ahead { Priority::Ahead } else { Priority::Demand },
         };
         let condition = file.pin().cloned().map_or(Condition::Any, Condition::Match);
+        let sent = Instant::now();
         let err = match self.store.get(request(condition)).await {
             Ok(answer) if file.holds_bytes_of(&answer.head) => {
                 file.learn(&answer.head);
                 expect_range(&answer, download)?;
+                if file.agrees_with(&answer.head) {
+                    file.validate(sent);
+                }
                 return Ok(answer);
             }
             Ok(_) => StoreError::new(StoreErrorKind::Changed, "the object has another version"),

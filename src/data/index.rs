@@ -21,7 +21,7 @@ pub(crate) struct Index {
     /// Parts that came ahead of a reader, by age.
     unread: BTreeMap<u64, PartId>,
     unread_bytes: u64,
-    /// Files that have unread parts.
+    /// Files that have unread parts and others.
     streams: u64,
     next_number: u64,
     /// How many entries there may be before those that nobody needs are looked for.
@@ -37,11 +37,16 @@ struct Entry {
     /// All handles of one version share it, and it lives as long as there are parts.
     file: Option<Arc<File>>,
     parts: BTreeMap<u64, Slot>,
-    /// How many of its parts are unread.
+    /// How many of its parts are unread, but for one that is all of it.
     unread: usize,
 }
 
 impl Entry {
+    /// Whether `part` is one of several: not so a small file that came ahead, whole.
+    fn streams(&self, part: &Part) -> bool {
+        self.file.as_ref().is_none_or(|file| part.len() < file.size())
+    }
+
     fn is_idle(&self) -> bool {
         self.parts.is_empty() && self.file.as_ref().is_none_or(|file| Arc::strong_count(file) == 1)
     }
@@ -110,6 +115,12 @@ impl Index {
         self.files.get(&ino).is_some_and(|entry| !entry.parts.is_empty())
     }
 
+    /// The file's first part, where that came ahead and was not read yet.
+    pub(crate) fn unread_first(&self, ino: Ino) -> Option<Arc<Part>> {
+        let slot = self.files.get(&ino)?.parts.get(&0)?;
+        matches!(slot.place, Place::Unread(_)).then(|| Arc::clone(&slot.part))
+    }
+
     /// The pieces of `range` that no part covers, in order.
     pub(crate) fn gaps(&self, ino: Ino, range: &Range<u64>) -> Vec<Range<u64>> {
         let mut gaps = Vec::new();
@@ -148,8 +159,10 @@ impl Index {
         let place = if wanted { Place::Wanted } else { Place::Unread(self.next_number) };
         let entry = self.files.entry(ino).or_default();
         if let Place::Unread(number) = place {
-            entry.unread += 1;
-            self.streams += u64::from(entry.unread == 1);
+            if entry.streams(part) {
+                entry.unread += 1;
+                self.streams += u64::from(entry.unread == 1);
+            }
             self.unread.insert(number, id);
             self.unread_bytes += part.len();
             self.next_number += 1;
@@ -248,6 +261,7 @@ impl Index {
 
     fn touch(&mut self, id: PartId) {
         let Some(entry) = self.files.get_mut(&id.ino) else { return };
+        let streams = entry.parts.get(&id.start).is_some_and(|slot| entry.streams(&slot.part));
         let Some(slot) = entry.parts.get_mut(&id.start) else { return };
         match slot.place {
             Place::Wanted => {}
@@ -255,8 +269,10 @@ impl Index {
                 self.cached.get(&id);
             }
             Place::Unread(number) => {
-                entry.unread -= 1;
-                self.streams -= u64::from(entry.unread == 0);
+                if streams {
+                    entry.unread -= 1;
+                    self.streams -= u64::from(entry.unread == 0);
+                }
                 self.unread.remove(&number);
                 self.unread_bytes -= slot.part.len();
                 slot.place = Place::Wanted;
@@ -277,8 +293,10 @@ impl Index {
                 self.cached.pop(&id);
             }
             Place::Unread(number) => {
-                entry.unread -= 1;
-                self.streams -= u64::from(entry.unread == 0);
+                if entry.streams(&slot.part) {
+                    entry.unread -= 1;
+                    self.streams -= u64::from(entry.unread == 0);
+                }
                 self.unread.remove(&number);
                 self.unread_bytes -= slot.part.len();
             }

@@ -6,6 +6,7 @@
 //! one of an open, which asks what is current; each is a task of its own, so a reader that
 //! gives up cancels nobody's bytes; nothing waits but on a part, on the budget, or on an open.
 
+mod ahead;
 pub(crate) mod budget;
 pub(crate) mod buffer;
 mod download;
@@ -95,6 +96,11 @@ impl Data {
         };
         self.let_go(gone);
         file
+    }
+
+    /// How long the content of a cached file is believed when it is opened.
+    pub fn open_ttl(&self) -> Ttl {
+        self.open_ttl
     }
 
     /// A handle of the file was opened.

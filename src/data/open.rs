@@ -19,7 +19,7 @@ use crate::store::{Body, Condition, GetRequest, Head, Priority};
 
 /// An object up to this size comes whole with its open, by one GET without Range: at 90 MB/s it
 /// lasts half a round trip of 20 ms.
-const SMALL_BYTES_MAX: u64 = 1 << 20;
+pub(super) const SMALL_BYTES_MAX: u64 = 1 << 20;
 
 /// Opens on their way, by inode.
 pub(super) type Openings = Flights<Ino, Result<Opened, FsError>>;
@@ -51,6 +51,9 @@ impl Data {
     ///
     /// Ready at the first poll when nothing needs to be asked.
     pub async fn open(self: &Arc<Self>, file: &Arc<File>) -> Result<Opened, FsError> {
+        if file.validated_age().is_none() {
+            self.wait_for_ahead(file).await;
+        }
         let warm = file.opened.load(Ordering::Relaxed) || self.index.lock().has_any(file.ino);
         let fresh = |age| !self.open_ttl.left(age).is_zero();
         if warm && file.validated_age().is_some_and(fresh) {

@@ -193,7 +193,7 @@ impl Data {
 
     /// Prefetch only tries. It may push out what was read already, never what is still unread, and
     /// keeps to half of the budget.
-    fn reserve_ahead(&self, bytes: usize) -> Option<Permit> {
+    pub(super) fn reserve_ahead(&self, bytes: usize) -> Option<Permit> {
         let bytes_u64 = bytes as u64;
         if self.index.lock().unread_bytes() + bytes_u64 > self.budget.limit() / 2 {
             return None;

@@ -12,11 +12,13 @@ mod names;
 mod notices;
 mod pressure;
 mod refresh;
+mod visits;
 
 use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use self::absences::Absences;
@@ -32,11 +34,12 @@ use self::kept::Kept;
 pub use self::notices::{Notice, Notices, Place, Queued};
 use self::pressure::Pressure;
 use self::refresh::Forgettings;
+use self::visits::{Opening, Visits};
 use crate::config::FOREVER;
 use crate::data::{Data, File, Opened, ReadBytes};
 use crate::error::{FsError, StoreErrorKind};
 use crate::metrics::Metrics;
-use crate::object::{DirPath, Ino};
+use crate::object::{DirPath, Ino, Object};
 use crate::tree::{Found, Tree};
 
 /// A mounted bucket.
@@ -50,6 +53,7 @@ pub struct FileSystem {
     notices: Notices,
     absences: Absences,
     forgettings: Forgettings,
+    visits: Mutex<Visits>,
     pressure: Pressure,
     metrics: Arc<Metrics>,
     root: DirPath,
@@ -101,6 +105,7 @@ impl FileSystem {
             notices,
             absences: Absences::default(),
             forgettings: Forgettings::default(),
+            visits: Mutex::default(),
             pressure,
             metrics,
             root,
@@ -161,6 +166,7 @@ impl FileSystem {
             return Err(FsError::ReadOnly);
         }
         self.inodes.touch(ino, self.tree.tick());
+        self.visit(ino, &object);
         let file = self.data.file(ino, &object);
         let sent = Instant::now();
         match self.data.open(&file).await {
@@ -185,6 +191,26 @@ impl FileSystem {
                     return Err(FsError::Stale);
                 }
                 Err(err)
+            }
+        }
+    }
+
+    /// Notes that a file is opened, and asks for those that will be opened next.
+    fn visit(&self, ino: Ino, object: &Object) {
+        let (dir, name) = object.place();
+        let holds_for = self.data.open_ttl().left(Duration::ZERO);
+        let bytes = object.version.size;
+        let opening = Opening { ino, bytes, dir: &dir, name, now: Instant::now(), holds_for };
+        let plan = self.visits.lock().open(&opening, |dir, name, ino, order, n_max| {
+            self.tree.files_after(dir, name, ino, order, n_max)
+        });
+        for ino in plan.drop {
+            self.data.drop_ahead(ino);
+        }
+        for listed in plan.fetch {
+            if let Some(object) = listed.object() {
+                let ino = self.inodes.number(&Found::Listed(listed));
+                self.data.fetch_ahead(ino, &Arc::new(object));
             }
         }
     }

@@ -227,14 +227,7 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn getxattr(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        name: &OsStr,
-        _size: u32,
-        reply: ReplyXattr,
-    ) {
+    fn getxattr(&self, _req: &Request, _ino: INodeNo, name: &OsStr, _size: u32, reply: ReplyXattr) {
         // `ls -l` asks for the ACL and the label of each file, until it hears that there are none on this
         // device (coreutils, src/ls.c, errno_unsupported).
         let is_of = |class: &str| name.as_encoded_bytes().starts_with(class.as_bytes());

@@ -23,6 +23,7 @@ mod gauge;
 mod handle;
 mod listing;
 mod name;
+mod next;
 mod pieces;
 mod ranges;
 mod said;
@@ -51,11 +52,13 @@ pub use self::block::{Block, Listed};
 pub use self::forget::Forgotten;
 pub use self::handle::{DirHandle, Entry, Sight};
 pub use self::name::{NAME_BYTES_MAX, is_presentable};
+pub use self::next::VisitOrder;
 
 use self::answer::{Ages, Answer, Source, What};
 use self::directory::{Directory, Known, Opening};
 use self::forget::{Generation, Lately};
 use self::name::KEY_BYTES_MAX;
+use self::next::Sorted;
 use self::ranges::ASKED_MAX;
 use self::said::{Said, Topic};
 use self::search::Searches;
@@ -136,6 +139,7 @@ pub struct Tree {
     /// Set by the first page that comes: where none does, LIST may be denied in any form.
     lists_at_all: AtomicBool,
     walks: Walks,
+    sorted: Sorted,
     said: Said,
 }
 
@@ -175,6 +179,7 @@ impl Tree {
             lists_flat: AtomicBool::new(true),
             lists_at_all: AtomicBool::new(false),
             walks: Walks::new(),
+            sorted: Sorted::new(),
             said: Said::new(),
         })
     }

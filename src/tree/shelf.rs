@@ -165,6 +165,20 @@ impl Shelf {
         }
     }
 
+    /// The slot and the index of what comes behind the place of `name`, which may be one behind the last of
+    /// its block; `None` where that was put away.
+    pub(super) fn place_behind(&self, name: &str) -> Option<(usize, usize)> {
+        let before = |slot: &Slot| directory_order(slot.last_name(), name).is_lt();
+        let at = self.slots.partition_point(before);
+        match self.slots.get(at).map(|slot| &slot.content) {
+            None => Some((at, 0)),
+            Some(Content::Here(block)) => {
+                Some((at, block.search(name).map_or_else(|index| index, |index| index + 1)))
+            }
+            Some(Content::Away(_)) => None,
+        }
+    }
+
     /// The entry before the place of `name`; `None` where there is none, or it was put away.
     pub(super) fn before(&self, name: &str) -> Option<Unpacked<'_>> {
         let before = |slot: &Slot| directory_order(slot.last_name(), name).is_lt();

@@ -5,6 +5,7 @@
 
 use std::cell::OnceCell;
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -456,6 +457,16 @@ impl Snapshot {
     /// As [`Snapshot::block`], without having been there as a reader.
     pub(super) fn look_at(&self, slot: usize) -> Option<Arc<Block>> {
         self.state.lock().shelf.look_at(slot)
+    }
+
+    /// Where the entry behind `name` is, by slot and index, which may be one behind the last; breaks where
+    /// that cannot be said.
+    pub(super) fn place_behind(&self, name: &str) -> ControlFlow<(), (usize, usize)> {
+        let state = self.state.lock();
+        if !state.assembly.is_ordered() {
+            return ControlFlow::Break(());
+        }
+        state.shelf.place_behind(name).map_or(ControlFlow::Break(()), ControlFlow::Continue)
     }
 
     /// Puts blocks away that readers have passed, until `bytes` are freed. Gives how many were.
