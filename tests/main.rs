@@ -18,6 +18,7 @@ mod hostile_reads;
 mod layers;
 mod lifecycle;
 mod listings;
+mod mapped;
 mod memory;
 mod notices;
 mod policies;

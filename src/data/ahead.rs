@@ -1,15 +1,101 @@
-//! Small files that come whole before somebody opens them.
+//! What comes before somebody asks for it by a read: small files whole, and mapped files that are loaded.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::index::PartId;
 use super::open::SMALL_BYTES_MAX;
 use super::part::Part;
 use super::read::chunk_bytes;
-use super::{Data, File};
+use super::{Data, File, ReadBytes};
+use crate::error::FsError;
 use crate::object::{Ino, Object};
 
+/// The size of what is brought for a file that is loaded: as the parts of a fast stream.
+const LOAD_PART_BYTES: u64 = 4 << 20;
+
+/// A range of a file on its way into the page cache.
+pub struct Brought {
+    data: Arc<Data>,
+    file: Arc<File>,
+    part: Arc<Part>,
+}
+
+impl Brought {
+    /// The bytes, and where they begin, once they have come.
+    pub async fn bytes(&self) -> Result<(u64, ReadBytes), FsError> {
+        let range = self.part.local(&self.part.range);
+        self.part.wait_until(range.end).await?;
+        Ok((self.part.range.start, ReadBytes::within(self.part.buffer(), range)))
+    }
+}
+
+/// The page cache has it, or nobody wants it.
+impl Drop for Brought {
+    fn drop(&mut self) {
+        let id = PartId { ino: self.file.ino, start: self.part.range.start };
+        let gone = self.data.index.lock().remove_unread(id, &self.part);
+        self.data.let_go(gone.into_iter().collect());
+    }
+}
+
 impl Data {
+    /// Whether the file is read as one that is loaded, so that it is worth looking whether somebody has
+    /// mapped it.
+    pub fn may_be_loaded(&self, file: &File) -> bool {
+        file.loading.lock().is_suspect()
+    }
+
+    /// Begins to bring all of the file. False where that goes on already.
+    pub fn begin_loading(&self, file: &File) -> bool {
+        file.loading.lock().begin()
+    }
+
+    pub fn end_loading(&self, file: &File) {
+        file.loading.lock().end();
+    }
+
+    /// Whether there is nothing left to bring.
+    pub fn is_loaded(&self, file: &File) -> bool {
+        file.loading.lock().is_done()
+    }
+
+    /// Asks for the next range of a file that is loaded, with what of it is in memory. None where
+    /// there is no room, where nobody asked for anything for long, and where all is here.
+    pub fn bring(self: &Arc<Self>, file: &Arc<File>) -> Vec<Brought> {
+        let len = LOAD_PART_BYTES.min(self.part_bytes_max());
+        let brought = |part| Brought { data: Arc::clone(self), file: Arc::clone(file), part };
+        let mut parts = Vec::new();
+        while parts.is_empty() {
+            // Before the range is taken, which counts as given from then on.
+            let Some(permit) = self.reserve_ahead(usize::try_from(len).unwrap_or(0)) else { break };
+            let mut permit = Some(permit);
+            let Some(range) = file.loading.lock().next(len) else { break };
+            let (gaps, idle) = {
+                let index = self.index.lock();
+                (index.gaps(file.ino, &range), index.idle_in(file.ino, &range))
+            };
+            parts.extend(idle.into_iter().map(brought));
+            for gap in gaps {
+                let Some(permit) = permit.take().or_else(|| self.reserve_ahead(chunk_bytes(&gap)))
+                else {
+                    break;
+                };
+                let (part, download) = Part::new(gap, true, permit);
+                {
+                    let mut index = self.index.lock();
+                    if index.gaps(file.ino, &part.range) != [part.range.clone(); 1] {
+                        continue; // Somebody reads it right now.
+                    }
+                    index.insert(file.ino, &part, false);
+                }
+                self.start_download(file, download);
+                parts.push(brought(part));
+            }
+        }
+        parts
+    }
+
     /// Asks for all of a small file, which nobody has opened yet. Nothing happens for a large one, where
     /// some of it is here, where the kernel may have it, and where there is no room.
     pub fn fetch_ahead(self: &Arc<Self>, ino: Ino, object: &Arc<Object>) {

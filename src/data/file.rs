@@ -9,6 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::loading::Loading;
 use super::prefetch::Detector;
 use crate::error::{FsError, StoreErrorKind};
 use crate::object::{ETag, Ino, Object, Version};
@@ -27,6 +28,7 @@ pub struct File {
     learnt_etag: OnceLock<ETag>,
     version_id: OnceLock<Arc<str>>,
     pub(super) detector: Mutex<Detector>,
+    pub(super) loading: Mutex<Loading>,
     /// Open handles.
     pub(super) handles: AtomicUsize,
     /// When the request was sent whose answer last named this version as the current one.
@@ -40,13 +42,15 @@ pub struct File {
 
 impl File {
     pub(super) fn new(ino: Ino, object: Arc<Object>) -> Arc<Self> {
-        let detector = Mutex::new(Detector::new(object.version.size));
+        let size = object.version.size;
+        let (detector, loading) = (Mutex::new(Detector::new(size)), Mutex::new(Loading::new(size)));
         Arc::new(Self {
             ino,
             object,
             learnt_etag: OnceLock::new(),
             version_id: OnceLock::new(),
             detector,
+            loading,
             handles: AtomicUsize::new(0),
             validated: Mutex::new(None),
             opened: AtomicBool::new(false),

@@ -121,6 +121,16 @@ impl Index {
         matches!(slot.place, Place::Unread(_)).then(|| Arc::clone(&slot.part))
     }
 
+    /// The parts in `range` that no reader waits for, in order.
+    pub(crate) fn idle_in(&self, ino: Ino, range: &Range<u64>) -> Vec<Arc<Part>> {
+        let Some(entry) = self.files.get(&ino) else { return Vec::new() };
+        let is_idle = |part: &&Arc<Part>| {
+            let slot = entry.parts.get(&part.range.start);
+            slot.is_some_and(|slot| slot.place != Place::Wanted)
+        };
+        self.overlapping(ino, range).filter(is_idle).map(Arc::clone).collect()
+    }
+
     /// The pieces of `range` that no part covers, in order.
     pub(crate) fn gaps(&self, ino: Ino, range: &Range<u64>) -> Vec<Range<u64>> {
         let mut gaps = Vec::new();
@@ -186,6 +196,13 @@ impl Index {
     pub(crate) fn remove(&mut self, id: PartId, part: &Arc<Part>) -> Option<Arc<Part>> {
         let slot = self.files.get(&id.ino)?.parts.get(&id.start)?;
         if Arc::ptr_eq(&slot.part, part) { self.take(id) } else { None }
+    }
+
+    /// As [`Index::remove`], unless a reader has asked for it.
+    pub(crate) fn remove_unread(&mut self, id: PartId, part: &Arc<Part>) -> Option<Arc<Part>> {
+        let slot = self.files.get(&id.ino)?.parts.get(&id.start)?;
+        matches!(slot.place, Place::Unread(_)).then_some(())?;
+        self.remove(id, part)
     }
 
     /// Takes complete parts out, least recently used first, until `bytes` are found or none is

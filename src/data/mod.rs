@@ -12,6 +12,7 @@ pub(crate) mod buffer;
 mod download;
 mod file;
 mod index;
+mod loading;
 mod open;
 mod part;
 mod prefetch;
@@ -24,6 +25,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+pub use self::ahead::Brought;
 use self::budget::Budget;
 pub use self::file::File;
 use self::index::Index;

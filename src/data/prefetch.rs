@@ -84,6 +84,8 @@ pub(crate) struct Bounds {
 pub(crate) struct Advice {
     /// For [`Detector::asked`] and [`Detector::stalled`].
     pub(crate) cursor: usize,
+    /// The read goes on from no other.
+    pub(crate) is_new: bool,
     /// How large a part to ask for where this read finds nothing; [`ALIGN`] for a random read.
     pub(crate) part_bytes: u64,
     /// What to ask for ahead; empty for a random read, and while the last advice still reaches.
@@ -108,7 +110,7 @@ impl Detector {
         let index = self.cursors.iter().position(|cursor| cursor.expects(offset));
         let Some(index) = index else {
             let cursor = self.start_cursor(offset, len, now);
-            return Advice { cursor, part_bytes: ALIGN, ahead: 0..0 };
+            return Advice { cursor, is_new: true, part_bytes: ALIGN, ahead: 0..0 };
         };
         let size = self.size;
         let tick = self.tick;
@@ -126,7 +128,7 @@ impl Detector {
         let wanted = (cursor.next + window).min(size);
         let parts = wanted.saturating_sub(from) / part_bytes;
         let to = if wanted == size { size } else { from + parts * part_bytes };
-        Advice { cursor: index, part_bytes, ahead: from..to.max(from) }
+        Advice { cursor: index, is_new: false, part_bytes, ahead: from..to.max(from) }
     }
 
     /// What was asked for on the advice, which may be less than advised.

@@ -27,6 +27,13 @@ enum Found {
     Gathered(Vec<u8>),
 }
 
+impl ReadBytes {
+    /// `range` of a buffer, all of which has come.
+    pub(super) fn within(buffer: &Arc<Buffer>, range: Range<usize>) -> Self {
+        Self(Found::Within { buffer: Arc::clone(buffer), range })
+    }
+}
+
 impl AsRef<[u8]> for ReadBytes {
     fn as_ref(&self) -> &[u8] {
         match &self.0 {
@@ -62,6 +69,9 @@ impl Data {
         let now = self.started.elapsed();
         let len = range.end - range.start;
         let advice = file.detector.lock().on_read(offset, len, now, bounds);
+        if buffered {
+            file.loading.lock().on_read(&range, advice.is_new);
+        }
         let parts = self.cover(file, &range, &advice).await;
         // Ahead only after the demand is on its way.
         self.ask_ahead(file, &advice);
@@ -165,13 +175,18 @@ impl Data {
     fn ask_ahead(self: &Arc<Self>, file: &Arc<File>, advice: &Advice) {
         let mut at = advice.ahead.start;
         while at < advice.ahead.end {
+            let missing = file.loading.lock().not_given(&(at..advice.ahead.end));
+            let Some(missing) = missing else {
+                at = advice.ahead.end;
+                break;
+            };
             let gap = {
-                let gaps = self.index.lock().gaps(file.ino, &(at..advice.ahead.end));
+                let gaps = self.index.lock().gaps(file.ino, &missing);
                 gaps.into_iter().next()
             };
             let Some(gap) = gap else {
-                at = advice.ahead.end;
-                break;
+                at = missing.end;
+                continue;
             };
             let range = gap.start..gap.end.min(gap.start + advice.part_bytes);
             let Some(permit) = self.reserve_ahead(chunk_bytes(&range)) else { break };
@@ -238,6 +253,11 @@ impl Data {
             bytes.extend_from_slice(piece.expect("waited for, and bytes once there stay"));
         }
         ReadBytes(Found::Gathered(bytes))
+    }
+
+    /// The largest part that is planned at the moment.
+    pub(super) fn part_bytes_max(&self) -> u64 {
+        self.bounds().part_max.min(PART_BYTES_MAX)
     }
 
     /// What one reader may have at the moment.

@@ -4,8 +4,11 @@
 //! them. So nobody who answers requests, and nobody who holds a lock of ours, waits for a notice: either
 //! the notice may be lost ([`Notices::try_relieve`]), or a task of its own waits.
 
+use std::fmt;
+
 use tokio::sync::{mpsc, oneshot};
 
+use crate::data::ReadBytes;
 use crate::object::Ino;
 
 /// A name in a directory.
@@ -27,6 +30,15 @@ pub enum Notice {
     Relieve,
 }
 
+/// Bytes of a file for the page cache.
+pub struct Pages {
+    pub ino: Ino,
+    pub offset: u64,
+    pub bytes: ReadBytes,
+    /// Whether the kernel took them.
+    pub told: oneshot::Sender<bool>,
+}
+
 /// A notice in the queue.
 #[derive(Debug)]
 pub struct Queued {
@@ -39,16 +51,40 @@ pub struct Queued {
 #[derive(Clone, Debug)]
 pub struct Notices {
     queue: mpsc::Sender<Queued>,
+    /// To give pages waits for those that are being read, so they have a thread of their own.
+    pages: mpsc::Sender<Pages>,
+}
+
+/// The other ends, from which the threads take.
+#[derive(Debug)]
+pub struct Queues {
+    pub notices: mpsc::Receiver<Queued>,
+    pub pages: mpsc::Receiver<Pages>,
 }
 
 /// Notices that wait. A full queue makes those wait who refresh whole trees.
 const QUEUE_MAX: usize = 64;
 
+impl fmt::Debug for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes of {} at {}", self.bytes.as_ref().len(), self.ino, self.offset)
+    }
+}
+
 impl Notices {
-    /// The queue and its end, from which the thread takes.
-    pub fn new() -> (Self, mpsc::Receiver<Queued>) {
-        let (queue, taken) = mpsc::channel(QUEUE_MAX);
-        (Self { queue }, taken)
+    /// The queues and their ends.
+    pub fn new() -> (Self, Queues) {
+        let (queue, notices) = mpsc::channel(QUEUE_MAX);
+        let (pages, taken) = mpsc::channel(1);
+        (Self { queue, pages }, Queues { notices, pages: taken })
+    }
+
+    /// Gives bytes of a file to the page cache. Says whether the kernel took them: not so where it has
+    /// forgotten the file, and when the mount has ended. Not to be awaited by what answers a request.
+    pub async fn store(&self, ino: Ino, offset: u64, bytes: ReadBytes) -> bool {
+        let (told, heard) = oneshot::channel();
+        let pages = Pages { ino, offset, bytes, told };
+        self.pages.send(pages).await.is_ok() && heard.await.unwrap_or(false)
     }
 
     /// What these names mean is asked again at their next use. Comes back when the kernel has been

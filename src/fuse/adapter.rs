@@ -12,6 +12,7 @@ use fuser::{
 };
 use tokio::runtime::Handle as Runtime;
 
+use super::caller;
 use super::dispatch::{Deadlines, Patience, dispatch, inline};
 use super::entries::{EntriesReply, fill};
 use super::kernel;
@@ -123,7 +124,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -135,7 +136,14 @@ impl Filesystem for Adapter {
         let handle = Handle(fh.0);
         let (fs, blame) = (Arc::clone(&self.fs), self.blame("read"));
         let reader = Arc::clone(&fs);
-        let request = async move { reader.read(handle, offset, size).await };
+        let pid = req.pid();
+        let request = async move {
+            let bytes = reader.read(handle, offset, size).await?;
+            if reader.may_be_loaded(handle) {
+                tokio::spawn(load(reader, handle, Ino(ino.0), pid));
+            }
+            Ok(bytes)
+        };
         // Others may wait for the pages that one program has asked for: none is the only one.
         let patience = Patience { deadline: self.deadlines.read, caller: 0 };
         dispatch(&self.runtime, patience, request, move |answer| match answer {
@@ -237,6 +245,15 @@ impl Filesystem for Adapter {
 
     fn listxattr(&self, _req: &Request, _ino: INodeNo, size: u32, reply: ReplyXattr) {
         if size == 0 { reply.size(0) } else { reply.data(&[]) }
+    }
+}
+
+/// Loads a file that the program which reads it has mapped.
+async fn load(fs: Arc<FileSystem>, handle: Handle, ino: Ino, pid: u32) {
+    // /proc may wait for a lock of that program's memory.
+    let is_mapped = tokio::task::spawn_blocking(move || caller::has_mapped(pid, ino.0));
+    if is_mapped.await.unwrap_or(false) {
+        fs.load(handle).await;
     }
 }
 

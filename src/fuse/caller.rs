@@ -1,4 +1,5 @@
-//! Whether the program that waits for an answer was killed meanwhile.
+//! What /proc tells of the program that waits for an answer: whether it was killed meanwhile, and whether
+//! it has mapped the file that it reads.
 //!
 //! The kernel tells of that by FUSE_INTERRUPT, which fuser answers with ENOSYS; a program in a lookup
 //! or an open would then stay in state D until the answer (linux/fs/fuse/dev.c, `request_wait_answer`).
@@ -24,6 +25,14 @@ pub(super) async fn killed(tid: u32) {
             return;
         }
     }
+}
+
+/// Whether the process of the thread `tid` has a mapping of inode `ino`. False for 0, and where that may not
+/// be read.
+pub(super) fn has_mapped(tid: u32, ino: u64) -> bool {
+    let maps = std::fs::read_to_string(format!("/proc/{tid}/maps")).unwrap_or_default();
+    // proc_pid_maps(5): address, permissions, offset, device, inode, path.
+    maps.lines().any(|line| line.split_ascii_whitespace().nth(4) == Some(&ino.to_string()))
 }
 
 /// Reads `SigPnd` and `ShdPnd` of proc_pid_status(5).

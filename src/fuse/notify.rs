@@ -1,5 +1,5 @@
-//! The one thread that tells the kernel what it did not ask for (`fs/notices.rs`), written to the
-//! descriptor of the mount by ourselves: fuser has no call for the two notices that leave those alone
+//! The threads that tell the kernel what it did not ask for (`fs/notices.rs`), written to the
+//! descriptor of the mount by ourselves: fuser has no call for the notices that leave those alone
 //! who use a name.
 //!
 //! - `FUSE_NOTIFY_PRUNE` (Linux 6.18, protocol 7.45) names inodes; the kernel lets go of those that
@@ -12,19 +12,20 @@
 //! linux/fs/fuse/dev.c, `fuse_notify`; an unknown notice is EINVAL.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IoSlice, Write};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 use std::thread;
 
 use tokio::sync::mpsc;
 
-use crate::fs::{FileSystem, Notice, Place, Queued};
+use crate::fs::{FileSystem, Notice, Pages, Place, Queued, Queues};
 use crate::object::Ino;
 
 /// linux/fuse.h, `enum fuse_notify_code`.
 const INVAL_INODE: i32 = 2;
 const INVAL_ENTRY: i32 = 3;
+const STORE: i32 = 4;
 const PRUNE: i32 = 9;
 
 /// linux/fuse.h, `struct fuse_notify_inval_entry_out`.
@@ -35,6 +36,9 @@ const HEADER_BYTES: u32 = 16;
 
 /// Inodes in one notice: the kernel takes 512 at a time out of it, and other notices come between.
 const INODES_MAX: usize = 512;
+
+/// Bytes in one `FUSE_NOTIFY_STORE`: between two of them a page that is waited for is free.
+const STORE_BYTES_MAX: usize = 1 << 20;
 
 /// Whom the thread asks which inodes are to go.
 pub trait Relief: Send + Sync {
@@ -66,20 +70,53 @@ pub enum Asking {
     ByName,
 }
 
-/// Starts the thread. It ends when the queue has no sender any more. `device` is a duplicate of the
+/// Starts the threads. They end when the queues have no sender any more. `device` is a duplicate of the
 /// mount's descriptor.
 ///
 /// # Errors
 /// Where no thread can be started.
 pub fn start(
     device: OwnedFd,
-    queue: mpsc::Receiver<Queued>,
+    queues: Queues,
     relief: Arc<dyn Relief>,
     asking: Asking,
 ) -> io::Result<()> {
     let kernel = Kernel { device: device.into(), asking };
-    let builder = thread::Builder::new().name("notify".to_owned());
-    builder.spawn(move || serve(kernel, queue, &*relief)).map(drop)
+    let Queues { notices, pages } = queues;
+    let device = kernel.device.try_clone()?;
+    let thread = |name: &str| thread::Builder::new().name(name.to_owned());
+    thread("pages").spawn(move || give(&device, pages))?;
+    thread("notify").spawn(move || serve(kernel, notices, &*relief)).map(drop)
+}
+
+/// Gives pages to the kernel. It waits there for the lock of each, and whoever reads a page has it.
+fn give(device: &File, mut queue: mpsc::Receiver<Pages>) {
+    while let Some(Pages { ino, offset, bytes, told }) = queue.blocking_recv() {
+        let pieces = bytes.as_ref().chunks(STORE_BYTES_MAX).zip(0_u64..);
+        let answer = pieces.into_iter().try_for_each(|(piece, index)| {
+            store(device, ino, offset + index * STORE_BYTES_MAX as u64, piece)
+        });
+        let took = answer.is_ok();
+        note(answer);
+        drop(bytes);
+        // Whoever gave them may be gone.
+        let _ = told.send(took);
+    }
+}
+
+/// `struct fuse_notify_store_out` and the bytes.
+fn store(mut device: &File, ino: Ino, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    let len = u32::try_from(bytes.len()).expect("pieces are bounded");
+    let mut head = Vec::with_capacity(40);
+    head.extend((HEADER_BYTES + 24 + len).to_ne_bytes());
+    head.extend(STORE.to_ne_bytes());
+    head.extend(0_u64.to_ne_bytes());
+    head.extend(ino.0.to_ne_bytes());
+    head.extend(offset.to_ne_bytes());
+    head.extend(len.to_ne_bytes());
+    head.extend([0; 4]);
+    // All of it in one write, as the device wants it.
+    device.write_vectored(&[IoSlice::new(&head), IoSlice::new(bytes)]).map(drop)
 }
 
 fn serve(mut kernel: Kernel, mut queue: mpsc::Receiver<Queued>, relief: &dyn Relief) {

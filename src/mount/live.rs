@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::runtime::{self, Runtime};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::attach::{Attached, MountGuard, Unmounted, mount as attach};
@@ -21,7 +21,7 @@ use crate::config::{BucketConfig, Config};
 use crate::control::{Commands, Control, NoControl};
 use crate::data::{Data, DataConfig, Numbering};
 use crate::error::{StoreError, StoreErrorKind};
-use crate::fs::{FileSystem, Look, Notices, Queued};
+use crate::fs::{FileSystem, Look, Notices, Queues};
 use crate::fuse::notify::{self, Asking};
 use crate::fuse::{self, Adapter};
 use crate::metrics::Metrics;
@@ -254,7 +254,7 @@ async fn begin(
             ));
         }
     }
-    let (notices, queue) = Notices::new();
+    let (notices, queues) = Notices::new();
     let filesystem = build_filesystem(config, proven, notices, runtime);
     let adapter = Adapter::new(Arc::clone(&filesystem), runtime.clone());
 
@@ -266,7 +266,7 @@ async fn begin(
         Target::Descriptor(device) => (device, MountGuard::new(None), None),
     };
     let no_thread = |err: io::Error| StartError::unexpected("cannot start a thread", &err);
-    notify_kernel(&device, queue, &filesystem).map_err(no_thread)?;
+    notify_kernel(&device, queues, &filesystem).map_err(no_thread)?;
     // The session alone keeps it, and with it the thread that notifies.
     let commands = Commands::new(Arc::downgrade(&filesystem), &config.mount.source);
     drop(filesystem);
@@ -359,13 +359,9 @@ fn build_filesystem(
 }
 
 /// Starts the thread that notifies the kernel, by a descriptor of its own.
-fn notify_kernel(
-    device: &OwnedFd,
-    queue: mpsc::Receiver<Queued>,
-    filesystem: &Arc<FileSystem>,
-) -> io::Result<()> {
+fn notify_kernel(device: &OwnedFd, queues: Queues, filesystem: &Arc<FileSystem>) -> io::Result<()> {
     let relief: Weak<FileSystem> = Arc::downgrade(filesystem);
-    notify::start(device.try_clone()?, queue, Arc::new(relief), Asking::ByNumber)
+    notify::start(device.try_clone()?, queues, Arc::new(relief), Asking::ByNumber)
 }
 
 pub(super) fn start_runtime(config: &Config) -> Result<Runtime, StartError> {
