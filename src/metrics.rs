@@ -44,7 +44,10 @@ pub struct Metrics {
     errors: [AtomicU64; ERROR_KINDS.len()],
     retries: AtomicU64,
     resumes: AtomicU64,
+    hedges: AtomicU64,
+    hedges_won: AtomicU64,
     bytes_received: AtomicU64,
+    bytes_owed: AtomicU64,
     in_flight: AtomicU64,
     first_byte: Average,
     bytes_per_second: Average,
@@ -94,6 +97,26 @@ impl Metrics {
     /// A broken body is asked for again from where it broke.
     pub fn resumed(&self) {
         self.resumes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A GET that is late is asked for once more.
+    pub fn hedged(&self) {
+        self.hedges.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The second request for what was late brought it first.
+    pub fn hedge_won(&self) {
+        self.hedges_won.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// So many bytes were asked for. Each of them is given up or comes: [`Metrics::not_owed`].
+    pub fn owed(&self, bytes: u64) {
+        self.bytes_owed.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// So many of the bytes that were asked for have come, or are no longer wanted.
+    pub fn not_owed(&self, bytes: u64) {
+        self.bytes_owed.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Bytes of a body have come in.
@@ -147,8 +170,23 @@ impl Metrics {
         self.resumes.load(Ordering::Relaxed)
     }
 
+    /// Requests that were sent only because an earlier one was late.
+    pub fn n_hedges(&self) -> u64 {
+        self.hedges.load(Ordering::Relaxed)
+    }
+
+    /// Those of them that were faster than the earlier one.
+    pub fn n_hedges_won(&self) -> u64 {
+        self.hedges_won.load(Ordering::Relaxed)
+    }
+
     pub fn bytes_received(&self) -> u64 {
         self.bytes_received.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of bodies that were asked for and have not come yet.
+    pub fn bytes_owed(&self) -> u64 {
+        self.bytes_owed.load(Ordering::Relaxed)
     }
 
     /// The kernel was asked to let go of `n_inodes`.

@@ -20,10 +20,16 @@ pub(crate) enum Fault {
     Fail(StoreErrorKind),
     /// Never answers.
     Stall,
+    /// Answers so much later.
+    Slow(Duration),
+    /// Fails so much later.
+    SlowFail(Duration, StoreErrorKind),
     /// The body ends with an error after this many bytes.
     Cut(u64),
     /// The body stops for ever after this many bytes.
     StallBody(u64),
+    /// The body stops for this time after this many bytes.
+    PauseBody(u64, Duration),
     /// The body comes byte by byte, each after this time.
     Drip(Duration),
     Panic,
@@ -161,6 +167,14 @@ impl FakeStore {
         match fault {
             Some(Fault::Fail(kind)) => Err(StoreError::new(kind, "planned fault")),
             Some(Fault::Stall) => std::future::pending().await,
+            Some(Fault::Slow(by)) => {
+                tokio::time::sleep(by).await;
+                Ok(None)
+            }
+            Some(Fault::SlowFail(by, kind)) => {
+                tokio::time::sleep(by).await;
+                Err(StoreError::new(kind, "planned late fault"))
+            }
             Some(Fault::Panic) => panic!("planned panic"),
             other => Ok(other),
         }
@@ -200,7 +214,7 @@ impl FakeStore {
 
     fn body(&self, bytes: &Bytes, fault: Option<&Fault>) -> super::Body {
         let end = match fault {
-            Some(Fault::Cut(at) | Fault::StallBody(at)) => {
+            Some(Fault::Cut(at) | Fault::StallBody(at) | Fault::PauseBody(at, _)) => {
                 usize::try_from(*at).expect("small").min(bytes.len())
             }
             _ => bytes.len(),
@@ -219,6 +233,14 @@ impl FakeStore {
                 stream::iter([Err(err)]).boxed()
             }
             Some(Fault::StallBody(_)) => stream::pending().boxed(),
+            Some(Fault::PauseBody(_, pause)) => {
+                let (pause, rest) = (*pause, bytes.slice(end..));
+                let rest = async move {
+                    tokio::time::sleep(pause).await;
+                    Ok(rest)
+                };
+                stream::once(rest).boxed()
+            }
             _ => stream::empty().boxed(),
         };
         // Each chunk is a step of its own, so that readers see a body that grows.

@@ -62,11 +62,15 @@ impl ObjectStore for MeteredStore {
     fn get(&self, request: GetRequest) -> BoxFuture<'_, Result<GetAnswer, StoreError>> {
         async move {
             let sent = Instant::now();
+            let asked = request.range.as_ref().map_or(0, |range| range.end - range.start);
+            let mut owed = Owed::new(&self.metrics, asked);
             let (answer, flight) = self.metered(RequestKind::Get, self.inner.get(request)).await?;
             self.metrics.first_byte_seen(sent.elapsed());
+            owed.is(answer.range.end - answer.range.start);
             let body = MeteredBody {
                 body: answer.body,
                 flight,
+                owed,
                 sample: Sample { bytes: 0, since: Instant::now() },
             };
             Ok(GetAnswer { body: Box::pin(body), ..answer })
@@ -91,6 +95,39 @@ impl Drop for InFlight {
     }
 }
 
+/// What one GET still has to bring; its drop gives up the rest. Of one without Range, nothing is known
+/// before the head of its answer.
+struct Owed {
+    metrics: Arc<Metrics>,
+    bytes: u64,
+}
+
+impl Owed {
+    fn new(metrics: &Arc<Metrics>, bytes: u64) -> Self {
+        metrics.owed(bytes);
+        Self { metrics: Arc::clone(metrics), bytes }
+    }
+
+    fn is(&mut self, bytes: u64) {
+        self.metrics.owed(bytes);
+        self.metrics.not_owed(self.bytes);
+        self.bytes = bytes;
+    }
+
+    fn came(&mut self, bytes: u64) {
+        // A body that is longer than announced is refused above.
+        let bytes = bytes.min(self.bytes);
+        self.metrics.not_owed(bytes);
+        self.bytes -= bytes;
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        self.metrics.not_owed(self.bytes);
+    }
+}
+
 /// Bytes since a moment. The reader is assumed to take what has come: the data layer copies each
 /// chunk at once into its part.
 struct Sample {
@@ -108,6 +145,7 @@ impl Sample {
 struct MeteredBody {
     body: Body,
     flight: InFlight,
+    owed: Owed,
     sample: Sample,
 }
 
@@ -132,6 +170,7 @@ impl Stream for MeteredBody {
         match &item {
             Some(Ok(chunk)) => {
                 this.metrics().received(chunk.len() as u64);
+                this.owed.came(chunk.len() as u64);
                 this.sample.bytes += chunk.len() as u64;
                 if this.sample.since.elapsed() >= Sample::LONG {
                     this.learn();
@@ -182,13 +221,35 @@ mod tests {
         let (fake, store, metrics) = setup();
         fake.put("a", vec![7; 300_000]);
         let mut answer = store.get(whole("a")).await.unwrap();
-        assert_eq!(metrics.n_in_flight(), 1);
+        assert_eq!((metrics.n_in_flight(), metrics.bytes_owed()), (1, 300_000));
+        answer.body.next().await.unwrap().unwrap();
+        assert_eq!(metrics.bytes_owed() + metrics.bytes_received(), 300_000);
         while answer.body.next().await.is_some() {}
         drop(answer);
         assert_eq!(metrics.n_in_flight(), 0);
         assert_eq!(metrics.bytes_received(), 300_000);
         assert_eq!(metrics.n_requests(RequestKind::Get), 1);
         assert_eq!(metrics.pace().first_byte, Duration::from_millis(20), "the fake's latency");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_given_up_or_refused_is_not_owed() {
+        let (fake, store, metrics) = setup();
+        fake.put("a", vec![7; 300_000]);
+        let request = || GetRequest { range: Some(100_000..900_000), ..whole("a") };
+        let mut answer = store.get(request()).await.unwrap();
+        answer.body.next().await.unwrap().unwrap();
+        assert!(metrics.bytes_owed() < 200_000, "the object ends earlier");
+        drop(answer);
+        assert_eq!(metrics.bytes_owed(), 0);
+        fake.fault(0, Fault::Stall);
+        let stalled = tokio::time::timeout(Duration::from_secs(1), store.get(request()));
+        let (stalled, owed) = tokio::join!(stalled, async {
+            tokio::task::yield_now().await;
+            metrics.bytes_owed()
+        });
+        assert!(stalled.is_err());
+        assert_eq!((owed, metrics.bytes_owed()), (800_000, 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,8 +7,10 @@ pub mod aws;
 pub mod credentials;
 #[cfg(test)]
 pub(crate) mod fake;
+pub mod hedge;
 pub mod limit;
 pub mod meter;
+mod rest;
 pub mod retry;
 pub mod stack;
 

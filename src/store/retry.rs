@@ -83,7 +83,21 @@ impl RetryStore {
         metrics: Arc<Metrics>,
         seed: u64,
     ) -> Self {
+        Self::with_first(Arc::clone(&inner), inner, start, serve, metrics, seed)
+    }
+
+    /// As [`RetryStore::new`]; `first` sends the first try of each GET. What fails once is in the
+    /// hands of this store alone, so that trouble is not met with two kinds of further requests.
+    pub fn with_first(
+        first: Arc<dyn ObjectStore>,
+        inner: Arc<dyn ObjectStore>,
+        start: RetryConfig,
+        serve: RetryConfig,
+        metrics: Arc<Metrics>,
+        seed: u64,
+    ) -> Self {
         let engine = Engine {
+            first,
             inner,
             start,
             serve,
@@ -98,14 +112,14 @@ impl RetryStore {
 impl ObjectStore for RetryStore {
     fn head<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Head, StoreError>> {
         let engine = &self.engine;
-        async move { engine.attempt(RequestKind::Head, key, || engine.inner.head(key)).await }
+        async move { engine.attempt(RequestKind::Head, key, |_| engine.inner.head(key)).await }
             .boxed()
     }
 
     fn list(&self, request: ListRequest) -> BoxFuture<'_, Result<ListPage, StoreError>> {
         let engine = &self.engine;
         async move {
-            let send = || engine.inner.list(request.clone());
+            let send = |_| engine.inner.list(request.clone());
             engine.attempt(RequestKind::List, &request.prefix, send).await
         }
         .boxed()
@@ -113,8 +127,13 @@ impl ObjectStore for RetryStore {
 
     fn get(&self, request: GetRequest) -> BoxFuture<'_, Result<GetAnswer, StoreError>> {
         async move {
-            let answer = self.engine.get(&request).await?;
-            Ok(resume::resuming(Arc::clone(&self.engine), request, answer))
+            let engine = &self.engine;
+            let send = |n_failed| match n_failed {
+                0 => engine.first.get(request.clone()),
+                _ => engine.inner.get(request.clone()),
+            };
+            let answer = engine.attempt(RequestKind::Get, &request.key, send).await?;
+            Ok(resume::resuming(Arc::clone(engine), &request, answer))
         }
         .boxed()
     }
@@ -122,6 +141,8 @@ impl ObjectStore for RetryStore {
 
 /// What tries and bodies share.
 struct Engine {
+    /// For the first try of a GET.
+    first: Arc<dyn ObjectStore>,
     inner: Arc<dyn ObjectStore>,
     start: RetryConfig,
     serve: RetryConfig,
@@ -136,27 +157,30 @@ impl Engine {
         if self.answered.load(Ordering::Relaxed) { &self.serve } else { &self.start }
     }
 
-    async fn get(&self, request: &GetRequest) -> Result<GetAnswer, StoreError> {
-        self.attempt(RequestKind::Get, &request.key, || self.inner.get(request.clone())).await
+    /// For the rest of a body that broke.
+    async fn get_again(&self, request: &GetRequest) -> Result<GetAnswer, StoreError> {
+        let send = |_| self.inner.get(request.clone());
+        self.attempt(RequestKind::Get, &request.key, send).await
     }
 
     /// Sends until there is an answer, an error that will not pass, or no time left. Gives the error of
-    /// the last try that had its time, which says more than that time is over.
+    /// the last try that had its time, which says more than that time is over. `send` is told how many
+    /// tries have failed.
     async fn attempt<'a, T>(
         &self,
         kind: RequestKind,
         name: &str,
-        send: impl Fn() -> BoxFuture<'a, Result<T, StoreError>>,
+        send: impl Fn(u32) -> BoxFuture<'a, Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let config = self.config();
         let deadline = Instant::now() + config.answer_total;
-        let (mut n_failed, mut n_unreachable) = (0, 0);
+        let (mut n_failed, mut n_unreachable) = (0_u32, 0);
         let mut patience = config.first_try;
         let mut told: Option<StoreError> = None;
         loop {
             let begun = Instant::now();
             let until = deadline.min(begun + patience);
-            let err = match timeout_at(until, send()).await {
+            let err = match timeout_at(until, send(n_failed)).await {
                 Ok(Ok(answer)) => {
                     self.answered.store(true, Ordering::Relaxed);
                     return Ok(answer);

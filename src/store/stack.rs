@@ -1,4 +1,4 @@
-//! The store of a mount, put together: S3, counted; then retried and resumed; then limited.
+//! The store of a mount, put together: S3, counted; then hedged, retried and resumed; then limited.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -8,6 +8,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::ObjectStore;
 use super::aws::AwsStore;
 use super::credentials::CredentialFiles;
+use super::hedge::HedgedStore;
 use super::limit::{LimitConfig, LimitedStore};
 use super::meter::MeteredStore;
 use super::retry::{RetryConfig, RetryStore};
@@ -28,8 +29,11 @@ pub async fn connect(
     Ok(wrap(Arc::new(bucket), metrics, limits, seed(&config.bucket)))
 }
 
-/// The wrappers of every mount around `bucket`. The meter is innermost, so that each try counts;
-/// the limit outermost, so that waiting for a turn does not use up the time of a try, and a
+/// The wrappers of every mount around `bucket`. The meter is innermost, so that each request counts,
+/// hedges and tries too. The hedge is below the retries, whose deadlines hold for both of its requests
+/// and who do not use it for what has failed once; and it is below the limit, so that a request and
+/// its hedge share one place, and the hedge does not wait behind the request that it is for.
+/// The limit outermost, so that waiting for a turn does not use up the time of a try, and a
 /// request that is being retried keeps its place.
 pub fn wrap(
     bucket: Arc<dyn ObjectStore>,
@@ -37,9 +41,10 @@ pub fn wrap(
     limits: LimitConfig,
     seed: u64,
 ) -> Arc<dyn ObjectStore> {
-    let metered = Arc::new(MeteredStore::new(bucket, Arc::clone(&metrics)));
+    let metered: Arc<dyn ObjectStore> = Arc::new(MeteredStore::new(bucket, Arc::clone(&metrics)));
+    let hedged = Arc::new(HedgedStore::new(Arc::clone(&metered), Arc::clone(&metrics)));
     let (start, serve) = (RetryConfig::start(), RetryConfig::serve());
-    let retried = Arc::new(RetryStore::new(metered, start, serve, metrics, seed));
+    let retried = Arc::new(RetryStore::with_first(hedged, metered, start, serve, metrics, seed));
     Arc::new(LimitedStore::new(retried, limits))
 }
 

@@ -10,19 +10,16 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Engine;
 use crate::error::{StoreError, StoreErrorKind};
-use crate::object::ETag;
-use crate::store::{Body, Condition, GetAnswer, GetRequest, Head};
+use crate::store::rest::Rest;
+use crate::store::{Body, GetAnswer, GetRequest};
 
 /// `answer`, with a body that is resumed.
-pub(super) fn resuming(engine: Arc<Engine>, request: GetRequest, answer: GetAnswer) -> GetAnswer {
+pub(super) fn resuming(engine: Arc<Engine>, request: &GetRequest, answer: GetAnswer) -> GetAnswer {
+    let rest = Rest::of(request, &answer);
     let GetAnswer { head, range, body } = answer;
     let resumption = Resumption {
         engine,
-        pin: pin(&request.condition, head.version.etag.as_ref()),
-        request,
-        head: head.clone(),
-        position: range.start,
-        end: range.end,
+        rest,
         body: Some(body),
         n_idle: 0,
         n_slow: 0,
@@ -36,25 +33,9 @@ pub(super) fn resuming(engine: Arc<Engine>, request: GetRequest, answer: GetAnsw
     GetAnswer { head, range, body: body.boxed() }
 }
 
-/// What the rest of a body must match: the version that its beginning came from.
-fn pin(asked: &Condition, got: Option<&ETag>) -> Condition {
-    match (asked, got) {
-        (Condition::VersionId(_) | Condition::Match(_), _) => asked.clone(),
-        (Condition::Any | Condition::NoneMatch(_), Some(etag)) => Condition::Match(etag.clone()),
-        // A server without ETags: the head of the rest is compared by size and date alone.
-        (Condition::Any | Condition::NoneMatch(_), None) => Condition::Any,
-    }
-}
-
 struct Resumption {
     engine: Arc<Engine>,
-    request: GetRequest,
-    pin: Condition,
-    /// Of the first answer.
-    head: Head,
-    /// The next byte of the object that the reader gets.
-    position: u64,
-    end: u64,
+    rest: Rest,
     /// `None` between two of them, and while one is asked for its next bytes.
     body: Option<Body>,
     /// Resumptions since the last byte.
@@ -76,17 +57,18 @@ struct Pace {
 impl Resumption {
     /// The next bytes; `None` after the last one.
     async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
-        while self.position < self.end {
+        while !self.rest.is_over() {
             let mut body = match self.body.take() {
                 Some(body) => body,
-                None => self.rest().await?,
+                None => self.rest.body(self.engine.get_again(&self.rest.request()).await?)?,
             };
             let asked = Instant::now();
             let chunk = next_chunk(&self.engine, &mut body).await;
             self.pace.waited += asked.elapsed();
             match chunk {
                 Ok(Some(chunk)) => {
-                    let chunk = self.take(chunk)?;
+                    self.rest.take(chunk.len())?;
+                    self.n_idle = 0;
                     // What a dripping body brought is kept.
                     if self.keeps_pace(chunk.len())? {
                         self.body = Some(body);
@@ -95,7 +77,7 @@ impl Resumption {
                     }
                     return Ok(Some(chunk));
                 }
-                Ok(None) => self.broke(self.short())?,
+                Ok(None) => self.broke(self.rest.missing())?,
                 Err(err) if err.kind().is_transient() => self.broke(err)?,
                 Err(err) => return Err(err),
             }
@@ -105,17 +87,6 @@ impl Resumption {
         // The connection is free from here on, also while the reader keeps the stream.
         self.body = None;
         Ok(None)
-    }
-
-    fn take(&mut self, chunk: Bytes) -> Result<Bytes, StoreError> {
-        let left = self.end - self.position;
-        if chunk.len() as u64 > left {
-            let message = format!("get {:?}: the body is longer than announced", self.request.key);
-            return Err(StoreError::new(StoreErrorKind::Other, message));
-        }
-        self.position += chunk.len() as u64;
-        self.n_idle = 0;
-        Ok(chunk)
     }
 
     /// Counts bytes that came. False where they were too few for their time, so that the rest is to
@@ -135,7 +106,7 @@ impl Resumption {
         self.n_slow += 1;
         let n_slow_max = config.idle_resumes_max;
         let message =
-            format!("get {:?}: the body brought {bytes} bytes in {waited:.0?}", self.request.key);
+            format!("get {:?}: the body brought {bytes} bytes in {waited:.0?}", self.rest.key());
         let err = StoreError::new(StoreErrorKind::TimedOut, message);
         if self.n_slow > n_slow_max {
             return Err(err);
@@ -151,35 +122,8 @@ impl Resumption {
         if self.n_idle > config.idle_resumes_max || self.n_resumes > config.resumes_max {
             return Err(err);
         }
-        tracing::debug!("{err}; resumed at byte {}", self.position);
+        tracing::debug!("{err}; resumed at byte {}", self.rest.position());
         Ok(())
-    }
-
-    fn short(&self) -> StoreError {
-        let message = format!(
-            "get {:?}: the body ended {} bytes too early",
-            self.request.key,
-            self.end - self.position
-        );
-        StoreError::new(StoreErrorKind::Unreachable, message)
-    }
-
-    /// Asks for the rest, and makes sure that it is the rest of the same version.
-    async fn rest(&mut self) -> Result<Body, StoreError> {
-        let range = self.position..self.end;
-        let request = GetRequest {
-            key: Arc::clone(&self.request.key),
-            range: Some(range.clone()),
-            condition: self.pin.clone(),
-            priority: self.request.priority,
-        };
-        let answer = self.engine.get(&request).await?;
-        let same_bytes = answer.head.version.has_the_bytes_of(&self.head.version);
-        if !same_bytes || answer.range != range {
-            let message = format!("get {:?}: it changed while its body came in", request.key);
-            return Err(StoreError::new(StoreErrorKind::Changed, message));
-        }
-        Ok(answer.body)
     }
 }
 
@@ -206,6 +150,8 @@ mod tests {
     use super::super::{RetryConfig, RetryStore};
     use super::*;
     use crate::metrics::Metrics;
+    use crate::object::ETag;
+    use crate::store::Condition;
     use crate::store::ObjectStore;
     use crate::store::Priority;
     use crate::store::fake::{Call, FakeStore, Fault};
