@@ -1,5 +1,6 @@
 //! A server and a network that fail: right bytes or an error, bounded, and the mount lives on.
 
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
@@ -33,6 +34,47 @@ fn a_reader_sees_nothing_of_cuts_throttling_and_resets() {
         assert_eq!(text.split(' ').next(), Some(simulator.sha256("myfiles", &name).as_str()));
     }
     assert!(simulator.counts().faults > 0, "the faults did happen");
+}
+
+/// A read whose answer is late against those before it is asked for once more on another connection, and
+/// the first answer is taken; at most one request in twenty is sent for that.
+#[test]
+fn a_slow_answer_is_not_waited_for() {
+    let simulator = Simulator::builder().bucket("myfiles").start();
+    simulator.put_synthetic("myfiles", "big", 1 << 30);
+    let mounted = Mounted::new(&simulator, "myfiles", &[]);
+    let file = fs::File::open(mounted.join("big")).unwrap();
+    let mut block: u64 = 0;
+    let mut read = |count: u64| {
+        for _ in 0..count {
+            // Each of the 8,192 blocks of 128 KiB once, in no order, so that each is a request.
+            block = (block * 1549 + 6111) % (8 << 10);
+            let at = block * (128 << 10);
+            let mut got = [0; 4096];
+            file.read_exact_at(&mut got, at).unwrap();
+            assert!(simulator.range_bytes("myfiles", "big", at..at + 4096) == got);
+        }
+    };
+    // What is usual.
+    read(100);
+    // Less than the 5 s after which a try is given up: what is sent twice is not a retry.
+    simulator.shape(|shaping| {
+        shaping.slow = Share::OneIn(50);
+        shaping.slow_by = Duration::from_secs(4);
+    });
+    simulator.reset_log();
+    read(200);
+    let mut asked: HashMap<_, Vec<u64>> = HashMap::new();
+    for entry in simulator.log() {
+        assert_eq!(entry.call.kind, Kind::Get);
+        asked.entry(entry.call.range.clone()).or_default().push(entry.connection);
+    }
+    assert_eq!(asked.len(), 200);
+    let twice: Vec<_> = asked.values().filter(|connections| connections.len() > 1).collect();
+    // Four answers are slow; that of another is late where this machine is busy.
+    assert!((1..=15).contains(&twice.len()), "{} of 200 were sent twice", twice.len());
+    assert!(twice.iter().all(|connections| connections[..] != [connections[0]; 2]), "{twice:?}");
+    assert_eq!(simulator.counts().get, 200 + twice.len() as u64);
 }
 
 /// A program that waits in a lookup, an open or a listing of a silent server can be killed without

@@ -26,6 +26,8 @@ pub(crate) enum Fault {
     SlowFail(Duration, StoreErrorKind),
     /// The body ends with an error after this many bytes.
     Cut(u64),
+    /// The body stops for this time after this many bytes, and then ends with an error.
+    LateCut(u64, Duration),
     /// The body stops for ever after this many bytes.
     StallBody(u64),
     /// The body stops for this time after this many bytes.
@@ -214,9 +216,12 @@ impl FakeStore {
 
     fn body(&self, bytes: &Bytes, fault: Option<&Fault>) -> super::Body {
         let end = match fault {
-            Some(Fault::Cut(at) | Fault::StallBody(at) | Fault::PauseBody(at, _)) => {
-                usize::try_from(*at).expect("small").min(bytes.len())
-            }
+            Some(
+                Fault::Cut(at)
+                | Fault::StallBody(at)
+                | Fault::PauseBody(at, _)
+                | Fault::LateCut(at, _),
+            ) => usize::try_from(*at).expect("small").min(bytes.len()),
             _ => bytes.len(),
         };
         let (chunk, pause) = match fault {
@@ -231,6 +236,14 @@ impl FakeStore {
             Some(Fault::Cut(_)) => {
                 let err = StoreError::new(StoreErrorKind::Unreachable, "planned cut");
                 stream::iter([Err(err)]).boxed()
+            }
+            Some(Fault::LateCut(_, pause)) => {
+                let pause = *pause;
+                let cut = async move {
+                    tokio::time::sleep(pause).await;
+                    Err(StoreError::new(StoreErrorKind::Unreachable, "planned late cut"))
+                };
+                stream::once(cut).boxed()
             }
             Some(Fault::StallBody(_)) => stream::pending().boxed(),
             Some(Fault::PauseBody(_, pause)) => {

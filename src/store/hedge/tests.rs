@@ -291,7 +291,18 @@ async fn a_stalled_body_is_never_continued_from_another_version() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_breaks_while_both_are_asked_leaves_the_other_alone() {
+async fn a_body_that_breaks_after_it_stalled_leaves_the_other_alone() {
+    let world = World::after(50).await;
+    let pause = SILENCE.least + Duration::from_millis(10);
+    world.fake.fault(0, Fault::LateCut(100_001, pause));
+    assert_eq!(world.timed(Priority::Demand).await, LATENCY + SILENCE.least + LATENCY);
+    let metrics = &world.metrics;
+    assert_eq!((metrics.n_hedges(), metrics.n_hedges_won(), metrics.n_resumes()), (1, 1, 0));
+    world.check_quiet();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stalled_body_whose_hedge_fails_is_resumed_as_any_other() {
     let world = World::after(50).await;
     world.fake.fault(0, Fault::StallBody(70_000));
     world.fake.fault(0, Fault::Fail(StoreErrorKind::Unreachable));
