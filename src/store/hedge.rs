@@ -186,12 +186,12 @@ impl Line {
         Self { owed: metrics.bytes_owed().saturating_sub(own), received: metrics.bytes_received() }
     }
 
-    /// Whether the wait may be the line's doing: bytes have come all the while, and not all that was
-    /// asked for earlier is among them. To ask again would only make it fuller. A line on which nothing
-    /// came is not full, and one that brought all that was ahead had room for this, too.
+    /// Whether the wait may be the line's doing: bytes have come meanwhile, and fewer than were asked for
+    /// earlier, or than are on their way now, with this. To ask again would only make it fuller. A line
+    /// on which nothing came is not full, and one that brought as much as that had room for this, too.
     fn is_full(&self, metrics: &Metrics) -> bool {
         let came = metrics.bytes_received() - self.received;
-        came > 0 && came < self.owed
+        came > 0 && came < self.owed.max(metrics.bytes_owed())
     }
 }
 

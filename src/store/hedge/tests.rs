@@ -330,6 +330,25 @@ async fn a_wait_that_a_full_line_explains_is_not_hedged() {
     assert_eq!(world.timed(Priority::Demand).await, HEDGED);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_line_that_became_full_meanwhile_is_not_hedged_on() {
+    let world = World::after(100).await;
+    world.fake.fault(0, Fault::Slow(SLOW));
+    world.fake.fault(0, Fault::Drip(Duration::from_millis(1)));
+    let others = async {
+        // Sent second.
+        sleep(Duration::from_millis(1)).await;
+        let mut other = world.store.get(request(Priority::Ahead)).await.unwrap().body;
+        while other.next().await.is_some() {}
+    };
+    let took = tokio::select! {
+        biased;
+        took = world.timed(Priority::Demand) => took,
+        () = others => unreachable!("200 s"),
+    };
+    assert_eq!((took, world.metrics.n_hedges()), (SLOW + LATENCY, 0));
+}
+
 /// A bucket behind one line of 10 Mbit/s and 80 ms, which brings what is asked for in order.
 struct FarLine {
     bucket: FakeStore,
