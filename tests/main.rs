@@ -7,6 +7,7 @@ mod changes;
 mod contract;
 mod control;
 mod credentials;
+mod cursors;
 mod documents;
 mod failures;
 mod faults;

@@ -235,12 +235,19 @@ impl Index {
 
     /// Takes out what came ahead for a file that nobody reads any more.
     pub(crate) fn evict_unread_of(&mut self, ino: Ino) -> Vec<Arc<Part>> {
+        self.evict_unread_in(ino, &(0..u64::MAX))
+    }
+
+    /// Takes out what came ahead within `range` of the file.
+    pub(crate) fn evict_unread_in(&mut self, ino: Ino, range: &Range<u64>) -> Vec<Arc<Part>> {
         let Some(entry) = self.files.get(&ino) else { return Vec::new() };
         let unread = |(start, slot): (&u64, &Slot)| match slot.place {
-            Place::Unread(_) => Some(PartId { ino, start: *start }),
-            Place::Wanted | Place::Cached => None,
+            Place::Unread(_) if slot.part.range.end <= range.end => {
+                Some(PartId { ino, start: *start })
+            }
+            Place::Unread(_) | Place::Wanted | Place::Cached => None,
         };
-        let ids: Vec<PartId> = entry.parts.iter().filter_map(unread).collect();
+        let ids: Vec<PartId> = entry.parts.range(range.clone()).filter_map(unread).collect();
         ids.into_iter().filter_map(|id| self.take(id)).collect()
     }
 

@@ -80,6 +80,10 @@ impl Loading {
         !std::mem::replace(&mut self.is_on, true)
     }
 
+    pub(crate) fn is_on(&self) -> bool {
+        self.is_on
+    }
+
     pub(crate) fn end(&mut self) {
         self.is_on = false;
     }
@@ -100,8 +104,8 @@ impl Loading {
         Some(range)
     }
 
-    /// The first piece of `range` that the kernel was not given, while the file is loaded; all of it
-    /// otherwise. `None` where it was given all.
+    /// The first piece of `range` that the kernel was not given, while the file is loaded, and all of
+    /// it otherwise. `None` where it was given all.
     pub(crate) fn not_given(&self, range: &Range<u64>) -> Option<Range<u64>> {
         if !self.is_on {
             return Some(range.clone());

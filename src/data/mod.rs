@@ -115,6 +115,7 @@ impl Data {
         if file.handles.fetch_sub(1, Ordering::Relaxed) > 1 {
             return;
         }
+        file.detector.lock().forget();
         let gone = self.index.lock().evict_unread_of(file.ino);
         self.let_go(gone);
     }

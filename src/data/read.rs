@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::budget::Permit;
 use super::buffer::Buffer;
 use super::part::Part;
-use super::prefetch::{ALIGN, Advice, Bounds, PART_BYTES_MAX, align_down, align_up};
+use super::prefetch::{ALIGN, Advice, Bounds, PART_BYTES_MAX, Piece, align_down, align_up};
 use super::{Data, File};
 use crate::error::FsError;
 
@@ -72,6 +72,7 @@ impl Data {
         if buffered {
             file.loading.lock().on_read(&range, advice.is_new);
         }
+        self.let_go_ahead(file, &advice.gone);
         let parts = self.cover(file, &range, &advice).await;
         // Ahead only after the demand is on its way.
         self.ask_ahead(file, &advice);
@@ -102,7 +103,7 @@ impl Data {
                 if let Some(parts) = index.take_cover(file.ino, range) {
                     return Ok(parts);
                 }
-                index.gaps(file.ino, &demand(file, range, advice.part_bytes))
+                index.gaps(file.ino, &advice.demand)
             };
             let mut wanted = needed(gaps, range, advice.part_bytes);
             // What was read already is no pressure: it goes when room is needed.
@@ -111,8 +112,9 @@ impl Data {
                 Some(permits) => permits,
                 None => {
                     // Under pressure a demand part is no larger than its aligned request.
-                    let aligned = self.index.lock().gaps(file.ino, &demand(file, range, ALIGN));
-                    wanted = needed(aligned, range, ALIGN);
+                    let aligned = align_down(range.start)..align_up(range.end).min(file.size());
+                    let gaps = self.index.lock().gaps(file.ino, &aligned);
+                    wanted = needed(gaps, range, ALIGN);
                     self.wait_for_room(&sizes(&wanted)).await
                 }
             };
@@ -171,38 +173,47 @@ impl Data {
         parts
     }
 
-    /// Asks for what a stream will read next, as far as there is room without waiting.
+    /// Asks for what a reader will read next, as far as there is room without waiting.
     fn ask_ahead(self: &Arc<Self>, file: &Arc<File>, advice: &Advice) {
-        let mut at = advice.ahead.start;
-        while at < advice.ahead.end {
-            let missing = file.loading.lock().not_given(&(at..advice.ahead.end));
-            let Some(missing) = missing else {
-                at = advice.ahead.end;
-                break;
-            };
-            let gap = {
-                let gaps = self.index.lock().gaps(file.ino, &missing);
-                gaps.into_iter().next()
-            };
-            let Some(gap) = gap else {
-                at = missing.end;
-                continue;
-            };
-            let range = gap.start..gap.end.min(gap.start + advice.part_bytes);
-            let Some(permit) = self.reserve_ahead(chunk_bytes(&range)) else { break };
-            let (part, download) = Part::new(range, true, permit);
+        for piece in &advice.ahead {
+            if !self.ask_for_piece(file, piece) {
+                return;
+            }
+            file.detector.lock().asked(advice.cursor, piece.mark);
+        }
+    }
+
+    /// False when there was no room for all of it.
+    fn ask_for_piece(self: &Arc<Self>, file: &Arc<File>, piece: &Piece) -> bool {
+        let missing = file.loading.lock().not_given(&piece.range);
+        let gaps = {
+            let index = self.index.lock();
+            missing.map_or_else(Vec::new, |missing| index.gaps(file.ino, &missing))
+        };
+        for gap in gaps {
+            let Some(permit) = self.reserve_ahead(chunk_bytes(&gap)) else { return false };
+            let (part, download) = Part::new(gap, true, permit);
             {
                 let mut index = self.index.lock();
                 if index.gaps(file.ino, &part.range) != [part.range.clone(); 1] {
+                    // Another reader has asked for some of it meanwhile.
                     continue;
                 }
                 index.insert(file.ino, &part, false);
             }
-            at = part.range.end;
             self.start_download(file, download);
         }
-        if at > advice.ahead.start {
-            file.detector.lock().asked(advice.cursor, at);
+        true
+    }
+
+    /// Lets go of what came ahead of a reader who will not read it.
+    fn let_go_ahead(&self, file: &File, gone: &[Range<u64>]) {
+        if file.loading.lock().is_on() {
+            return; // It came for all readers of the file.
+        }
+        for range in gone {
+            let unread = self.index.lock().evict_unread_in(file.ino, range);
+            self.let_go(unread);
         }
     }
 
@@ -268,13 +279,6 @@ impl Data {
         let window_max = self.budget.limit() / 2 / streams;
         Bounds { window_max, part_max: part_max.min(window_max / 4) }
     }
-}
-
-/// What is asked for to answer a read: the aligned request, more of it for a stream.
-fn demand(file: &File, range: &Range<u64>, part_bytes: u64) -> Range<u64> {
-    let start = align_down(range.start);
-    let end = align_up(range.end).max(if part_bytes > ALIGN { start + part_bytes } else { 0 });
-    start..end.min(file.size())
 }
 
 /// The gaps that the read touches, in pieces of at most the size of a part or of the request.

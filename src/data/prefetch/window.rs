@@ -1,0 +1,76 @@
+//! How far ahead of one reader is worth asking: a bound that is earned.
+//!
+//! It doubles when the reader catches up with the line, and goes back when the doubling made the reader
+//! no faster, so it settles near bandwidth times delay: beyond that, memory buys nothing and its
+//! page faults cost.
+
+use std::time::Duration;
+
+use super::Bounds;
+
+/// A doubled window stays if the reader became faster by this factor.
+const GAIN_WORTH_KEEPING: f64 = 1.15;
+
+/// Windows read before a doubling that did not help is tried again.
+const WINDOWS_BETWEEN_TRIALS: u64 = 16;
+
+/// The bound before the reader ever had to wait: a near server needs no more.
+pub(super) const WINDOW_BYTES_START: u64 = 16 << 20;
+
+/// The bound of one reader. Positions are counts of the bytes it has read.
+#[derive(Debug)]
+pub(super) struct Window {
+    bytes_max: u64,
+    /// Where, and when, the speed of the present bound began to be measured.
+    mark_at: u64,
+    mark_when: Duration,
+    /// No trial before this position.
+    hold_until: u64,
+    /// Bytes per second before the bound was doubled, while it is on trial.
+    trial: Option<f64>,
+}
+
+impl Window {
+    /// Of a reader that begins at position 0 at `now`.
+    pub(super) fn new(now: Duration) -> Self {
+        Self {
+            bytes_max: WINDOW_BYTES_START,
+            mark_at: 0,
+            mark_when: now,
+            hold_until: 0,
+            trial: None,
+        }
+    }
+
+    /// The most to ask for ahead, in bytes.
+    pub(super) fn bytes_max(&self) -> u64 {
+        self.bytes_max
+    }
+
+    /// The reader waited at position `at` though all of the bound had been asked for. One slow answer is
+    /// not taken for a far server, as each change is judged by at least a window of bytes.
+    pub(super) fn stalled(&mut self, at: u64, now: Duration, bounds: Bounds) {
+        if at < self.hold_until {
+            return;
+        }
+        if self.mark_at < self.hold_until {
+            (self.mark_at, self.mark_when) = (at, now);
+        }
+        let read = at - self.mark_at;
+        if read < self.bytes_max {
+            return;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a speed needs no 53 bits")]
+        let speed = read as f64 / now.saturating_sub(self.mark_when).as_secs_f64().max(1e-6);
+        let helped = self.trial.is_none_or(|before| speed >= before * GAIN_WORTH_KEEPING);
+        (self.mark_at, self.mark_when) = (at, now);
+        if !helped {
+            self.trial = None;
+            self.bytes_max = (self.bytes_max / 2).max(WINDOW_BYTES_START);
+            self.hold_until = at + self.bytes_max * WINDOWS_BETWEEN_TRIALS;
+        } else if self.bytes_max < bounds.window_max {
+            self.trial = Some(speed);
+            self.bytes_max = (self.bytes_max * 2).min(bounds.window_max);
+        }
+    }
+}
