@@ -272,6 +272,34 @@ async fn closing_lets_go_of_what_came_ahead() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_came_ahead_of_a_reader_that_pauses_is_let_go() {
+    let (store, data, file, bytes) = one_file(300 * MIB, 128 * MIB);
+    for step in 0..8 {
+        read(&data, &file, step * 17 * MIB, 1 << 20).await;
+    }
+    assert!(data.index.lock().unread_bytes() > 4 * MIB);
+    advance(Duration::from_secs(61)).await;
+    assert_eq!(read(&data, &file, 299 * MIB, 100).await, &bytes[299 << 20..][..100]);
+    assert_eq!(data.index.lock().unread_bytes(), 0);
+    drop(store);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_opened_again_is_asked_for_ahead_again() {
+    let (store, data, file, _) = one_file(300 * MIB, 128 * MIB);
+    for _ in 0..2 {
+        data.hold(&file);
+        store.take_calls();
+        for step in 100..108 {
+            read(&data, &file, step * MIB, 1 << 20).await;
+        }
+        assert!(data.index.lock().unread_bytes() > 4 * MIB);
+        data.release(&file);
+        assert_eq!(data.index.lock().unread_bytes(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deadline_is_answered_at_once_for_one_second() {
     let (store, data, file, bytes) = one_file(4 * MIB, 64 * MIB);
     file.note_failure(0..4096, &FsError::Deadline(60));
