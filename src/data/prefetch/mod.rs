@@ -39,10 +39,11 @@ const LONE_MAX: usize = 16;
 /// A reader that paused for longer begins anew, and what came ahead for it is let go.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// Newer places after which a reader is taken to have jumped: as many may be reading at once.
-const NEWER_AFTER_JUMP: usize = 3;
+/// Newer places after which a reader is taken to have jumped. More readers than that may be at work at once,
+/// and are only held back until they have passed what they had read by then.
+const NEWER_AFTER_JUMP: usize = 2;
 
-/// The lengths of this many runs make what is usual.
+/// The longest of this many runs is what is usual.
 const RUNS_REMEMBERED: usize = 3;
 
 /// Runs of more than this are streams, and say nothing of where others end.
@@ -205,8 +206,7 @@ impl Detector {
 
     /// How long a run is after which readers of this file jump; 0 while that is not known.
     fn usual(&self) -> u64 {
-        let known = self.runs.len() == RUNS_REMEMBERED;
-        if known { self.runs.iter().copied().max().unwrap_or(0) } else { 0 }
+        self.runs.iter().copied().max().unwrap_or(0)
     }
 
     /// Two runs, the older one first, from which `read` goes on in equal steps.

@@ -204,13 +204,15 @@ fn a_random_reader_does_not_push_out_a_stream() {
 
 #[test]
 fn readers_who_jump_are_not_asked_for_beyond_where_they_jump() {
-    let mut detector = Detector::new(4 * GIB);
+    let mut detector = Detector::new(256 * GIB);
     let mut asked = Vec::new();
-    for at in scattered(50, 4 * GIB) {
-        asked = read_all(&mut detector, every(at, 512 << 10, 512 * KIB, 3));
-        asked.retain(|range| range.end > align_up(at + 1536 * KIB));
+    for at in scattered(50, 256 * GIB) {
+        let ahead = read_all(&mut detector, every(at, 512 << 10, 512 * KIB, 3));
+        let beyond = ahead.into_iter().filter(|range| range.end > align_up(at + 1536 * KIB));
+        asked.push(beyond.count());
     }
-    assert_eq!(asked, [], "three runs show where readers jump");
+    assert!(asked[..2].iter().all(|n| *n > 0), "nothing is known at first: {asked:?}");
+    assert!(asked[2..].iter().all(|n| *n == 0), "one run shows where readers jump: {asked:?}");
     let asked = read_all(&mut detector, every(0, 512 << 10, 512 * KIB, 8));
     assert!(bytes(&asked) > 8 * MIB, "and a stream is still one: {asked:?}");
 }
