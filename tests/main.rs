@@ -25,6 +25,7 @@ mod notices;
 mod policies;
 mod programs;
 mod quirks;
+mod reopen;
 mod rotation;
 mod semantics;
 mod simulator;

@@ -108,6 +108,14 @@ impl File {
         self.lost.store(false, Ordering::Relaxed);
     }
 
+    /// As [`File::validate`], where somebody else's request told it. False where this version was doubted
+    /// since it was last found current, or never was: then the bytes' own requests decide.
+    pub fn confirm(&self, sent: Instant) -> bool {
+        let mut validated = self.validated.lock();
+        *validated = validated.map(|before| before.max(sent));
+        validated.is_some()
+    }
+
     /// An answer showed that this version is no longer the current one: the next open asks.
     pub(super) fn doubt(&self) {
         *self.validated.lock() = None;

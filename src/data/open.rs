@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -12,6 +13,7 @@ use super::part::{Download, Part};
 use super::prefetch::ALIGN;
 use super::read::chunk_bytes;
 use super::{Data, File};
+use crate::config::Ttl;
 use crate::error::{FsError, StoreErrorKind};
 use crate::flight::{Boarded, Flights};
 use crate::object::{Ino, Object};
@@ -46,6 +48,17 @@ pub(super) fn openings() -> Openings {
 }
 
 impl Data {
+    /// How old an answer may be that spares the open of `file` its own request, where that would only ask
+    /// whether a version that was current is so still. `None` where the open needs no request, or where
+    /// its answer is needed by itself: for bytes, for an ETag that listings do not have, and with a time
+    /// of 0 for this one open.
+    pub fn in_doubt(&self, file: &File) -> Option<Ttl> {
+        let over = |age| self.open_ttl.left(age).is_zero();
+        let in_doubt = file.validated_age().is_some_and(over);
+        let can_be_told = !over(Duration::ZERO) && file.object.version.etag.is_some();
+        (in_doubt && can_be_told).then_some(self.open_ttl)
+    }
+
     /// Asks whether `file` is still the current version of its key, unless that was known
     /// `open_ttl` ago, and brings its first bytes. Fails with `NotFound` when the key is gone.
     ///

@@ -1,6 +1,7 @@
 //! What is known of one directory: its listings, what single answers said of names in it, and what
 //! to ask when that is not enough (`plan`). Decides and remembers; asks nothing itself.
 
+mod confirm;
 mod plan;
 
 use std::sync::Arc;
@@ -128,6 +129,7 @@ impl Directory {
     pub(super) fn known(&self, name: &str, ages: &Ages, now: Instant) -> Known {
         let mut state = self.state.lock();
         let Some(answer) = state.best(name) else { return Known::No };
+        let answer = state.lasting(name, answer, ages, now);
         let from_listing = matches!(answer.source, Source::Listing { .. });
         if !ages.left(&answer, now).is_zero() {
             if from_listing {

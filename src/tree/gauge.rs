@@ -70,7 +70,7 @@ impl Gauge {
 }
 
 /// A name before `name` with hardly one between the two.
-fn just_before(name: &str) -> String {
+pub(super) fn just_before(name: &str) -> String {
     let mut before = name.to_owned();
     match before.pop() {
         // No slash, which would be a name in another directory.

@@ -4,8 +4,8 @@
 //! Reading order: `name` and `listing` (which names there are, and their order), `block` and
 //! `snapshot` (a listing in memory), `answer` (how long it holds), `directory` (what is known of one
 //! directory, and what to ask next), `gauge` and `pieces` (which page to ask for a name), `search`
-//! (where a name is looked for next), `ask` (the requests), `handle` (reading a directory), `forget`
-//! (what is known no longer counts).
+//! (where a name is looked for next), `ask` (the requests), `handle` (reading a directory), `doubts` and
+//! `confirm` (whether many files are what they were), `forget` (what is known no longer counts).
 //!
 //! Invariants: what is in memory is answered at the first poll and wakes nobody. Every request runs
 //! as a task of its own ([`crate::flight`]); it writes down what it learnt before it wakes its waiters, and
@@ -17,7 +17,9 @@ mod ahead;
 mod answer;
 mod ask;
 mod block;
+mod confirm;
 mod directory;
+mod doubts;
 mod forget;
 mod gauge;
 mod handle;
@@ -56,6 +58,7 @@ pub use self::next::VisitOrder;
 
 use self::answer::{Ages, Answer, Source, What};
 use self::directory::{Directory, Known, Opening};
+use self::doubts::Doubts;
 use self::forget::{Generation, Lately};
 use self::name::KEY_BYTES_MAX;
 use self::next::Sorted;
@@ -123,6 +126,7 @@ pub struct Tree {
     /// The directory that was opened last, or in which a name was asked for last.
     current: Mutex<Option<DirPath>>,
     searches: Searches,
+    doubts: Doubts,
     /// Questions about one name.
     names: Flights<(DirPath, Generation, Box<str>), Result<Answer, FsError>>,
     /// Directories that are listed again behind.
@@ -170,6 +174,7 @@ impl Tree {
             directories: Mutex::new(LruCache::unbounded()),
             current: Mutex::new(None),
             searches: Searches::new(),
+            doubts: Doubts::new(),
             names: Flights::new(Err(FsError::Abandoned)),
             refreshes: Flights::new(Err(FsError::Abandoned)),
             lately: Lately::default(),

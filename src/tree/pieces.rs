@@ -133,11 +133,23 @@ impl Pieces {
             return Some(Next::FirstPage);
         }
         let listing = Arc::new(begin(&start));
+        self.put(&listing);
+        Some(Next::Page(listing, 0))
+    }
+
+    /// Takes in one that has just begun, whose page is worth its request for other reasons. Gives those
+    /// beyond the bound.
+    pub(super) fn add(&mut self, listing: &Arc<Snapshot>) -> Vec<Arc<Snapshot>> {
+        self.put(listing);
+        self.obsolete(None)
+    }
+
+    fn put(&mut self, listing: &Arc<Snapshot>) {
         // One name over and over has one piece.
+        let start = listing.begins_after();
         self.known
             .retain(|piece| piece.listing.begins_after() != start || piece.listing.n_pages() == 0);
-        self.known.push_back(Piece { listing: Arc::clone(&listing), n_paid: 1 });
-        Some(Next::Page(listing, 0))
+        self.known.push_back(Piece { listing: Arc::clone(listing), n_paid: 1 });
     }
 
     /// Takes out those that can tell nothing newer than a listing that was asked for at `sent`, and

@@ -1,5 +1,6 @@
 //! The tree on a bucket in memory, with a paused clock: answers, times and the number of requests.
 
+mod confirm;
 mod forget;
 mod lookup;
 mod model;
