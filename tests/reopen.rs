@@ -212,3 +212,22 @@ fn bytes_written(pid: u32) -> u64 {
     let line = io.lines().find_map(|line| line.strip_prefix("wchar: ")).expect("wchar");
     line.parse().expect("a number")
 }
+
+/// Files that are more than fit into `--memory` come from the kernel's memory when they are read again: opens
+/// transfer nothing, however many files were read in between.
+#[test]
+fn many_files_are_read_again_without_a_transfer() {
+    let simulator = Simulator::builder().bucket("myfiles").start();
+    simulator.put_tree("myfiles", "d/", 4_000, 32 << 10);
+    let open_ttl = seconds(OPEN_TTL);
+    let options = ["--memory", "64MiB", "--metadata-ttl", "forever", "--open-ttl", &open_ttl];
+    let mounted = Mounted::new(&simulator, "myfiles", &options);
+    assert_eq!(fs::read_dir(mounted.join("d")).unwrap().count(), 4_000);
+    read_all(&simulator, &mounted, &in_order(4_000), 8);
+    sleep(OPEN_TTL);
+    simulator.reset_log();
+    read_all(&simulator, &mounted, &in_order(4_000), 1);
+    let counts = simulator.counts();
+    assert_eq!(counts.bytes_requested, 0, "{counts:?}");
+    assert!(counts.requests() <= 20, "{counts:?}");
+}

@@ -33,7 +33,7 @@ pub struct File {
     pub(super) handles: AtomicUsize,
     /// When the request was sent whose answer last named this version as the current one.
     validated: Mutex<Option<Instant>>,
-    /// Whether it was opened before: the kernel may hold its pages, though no part is here.
+    /// Whether it was opened since the kernel has its number: it may hold pages, though no part is here.
     pub(super) opened: AtomicBool,
     /// Replaced or deleted, and no old version can be read; until it is found current again.
     lost: AtomicBool,
@@ -121,6 +121,11 @@ impl File {
         *self.validated.lock() = None;
     }
 
+    /// The kernel has none of its pages.
+    pub(super) fn forget_pages(&self) {
+        self.opened.store(false, Ordering::Relaxed);
+    }
+
     /// This version can not be had any more: no request asks for its bytes again.
     pub(super) fn lose(&self) {
         self.lost.store(true, Ordering::Relaxed);
@@ -132,7 +137,12 @@ impl File {
 
     /// How long ago this version was known to be current.
     pub(super) fn validated_age(&self) -> Option<Duration> {
-        self.validated.lock().map(|sent| sent.elapsed())
+        self.validated().map(|sent| sent.elapsed())
+    }
+
+    /// When the request was sent whose answer last named this version as the current one.
+    pub(super) fn validated(&self) -> Option<Instant> {
+        *self.validated.lock()
     }
 
     /// The error that a read which overlaps `range` met a moment ago by its deadline.

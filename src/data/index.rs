@@ -11,6 +11,7 @@ use lru::LruCache;
 
 use super::file::File;
 use super::part::Part;
+use super::remembered::Remembered;
 use crate::object::{Ino, Object};
 
 /// All parts of the mount.
@@ -24,6 +25,8 @@ pub(crate) struct Index {
     /// Files that have unread parts and others.
     streams: u64,
     next_number: u64,
+    /// Of files that are not kept here any more.
+    remembered: Remembered,
     /// How many entries there may be before those that nobody needs are looked for.
     sweep_at: usize,
 }
@@ -75,8 +78,10 @@ pub(crate) struct PartId {
 }
 
 impl Index {
-    pub(crate) fn new() -> Self {
+    /// What it remembers of files that are not kept takes at most `remembered_bytes_max`.
+    pub(crate) fn new(remembered_bytes_max: u64) -> Self {
         Self {
+            remembered: Remembered::new(remembered_bytes_max),
             files: HashMap::new(),
             // Bounded by the budget, in bytes rather than in entries.
             cached: LruCache::unbounded(),
@@ -100,11 +105,14 @@ impl Index {
         self.sweep();
         let entry = self.files.entry(ino).or_default();
         if entry.file.as_ref().is_none_or(|file| *file.object == *object) {
-            return (Arc::clone(entry.file.get_or_insert_with(make)), Vec::new());
+            let remembered = &mut self.remembered;
+            let file = entry.file.get_or_insert_with(|| remembered.restore(make()));
+            return (Arc::clone(file), Vec::new());
         }
         let starts: Vec<u64> = entry.parts.keys().copied().collect();
         let gone =
             starts.into_iter().filter_map(|start| self.take(PartId { ino, start })).collect();
+        self.remembered.forget(ino);
         let file = make();
         self.files.entry(ino).or_default().file = Some(Arc::clone(&file));
         (file, gone)
@@ -253,8 +261,10 @@ impl Index {
 
     /// Drops the entry of a file that has neither parts nor users.
     fn tidy(&mut self, ino: Ino) {
-        if self.files.get(&ino).is_some_and(Entry::is_idle) {
-            self.files.remove(&ino);
+        if self.files.get(&ino).is_some_and(Entry::is_idle)
+            && let Some(Entry { file: Some(file), .. }) = self.files.remove(&ino)
+        {
+            self.remembered.note(&file);
         }
     }
 
@@ -262,9 +272,30 @@ impl Index {
     /// needed the last time: a small share of the work that made them.
     fn sweep(&mut self) {
         if self.files.len() >= self.sweep_at {
-            self.files.retain(|_, entry| !entry.is_idle());
+            let remembered = &mut self.remembered;
+            self.files.retain(|_, entry| {
+                let is_idle = entry.is_idle();
+                if let (true, Some(file)) = (is_idle, &entry.file) {
+                    remembered.note(file);
+                }
+                !is_idle
+            });
             self.sweep_at = self.files.len() * 2 + IDLE_ENTRIES_MAX;
         }
+    }
+
+    /// The kernel has forgotten the number, and with it the pages that it had.
+    pub(crate) fn forget(&mut self, ino: Ino) {
+        if let Some(Entry { file: Some(file), .. }) = self.files.get(&ino) {
+            file.forget_pages();
+        }
+        self.tidy(ino);
+        self.remembered.forget(ino);
+    }
+
+    /// What is remembered of files that are not kept takes so many bytes.
+    pub(crate) fn remembered_bytes(&self) -> u64 {
+        self.remembered.bytes()
     }
 
     /// Bytes that came ahead and were not read yet.
@@ -361,7 +392,7 @@ mod tests {
 
     #[test]
     fn gaps_are_what_no_part_covers() {
-        let (budget, mut index) = (Budget::new(1000), Index::new());
+        let (budget, mut index) = (Budget::new(1000), Index::new(1000));
         index.insert(INO, &part(&budget, 10..20), true);
         index.insert(INO, &part(&budget, 30..40), true);
         assert_eq!(index.gaps(INO, &(0..50)), [0..10, 20..30, 40..50]);
@@ -375,14 +406,14 @@ mod tests {
     #[test]
     #[should_panic(expected = "parts never overlap")]
     fn an_overlap_is_refused() {
-        let (budget, mut index) = (Budget::new(1000), Index::new());
+        let (budget, mut index) = (Budget::new(1000), Index::new(1000));
         index.insert(INO, &part(&budget, 10..20), true);
         index.insert(INO, &part(&budget, 19..21), true);
     }
 
     #[test]
     fn the_least_recently_used_goes_first_and_unread_newest_first() {
-        let (budget, mut index) = (Budget::new(1000), Index::new());
+        let (budget, mut index) = (Budget::new(1000), Index::new(1000));
         for start in [0, 10, 20] {
             let part = part(&budget, start..start + 10);
             index.insert(INO, &part, true);

@@ -17,6 +17,7 @@ mod open;
 mod part;
 mod prefetch;
 mod read;
+mod remembered;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,6 +68,9 @@ pub struct DataConfig {
     pub open_ttl: Ttl,
 }
 
+/// What is remembered of files whose bytes have gone: one in so many bytes of the budget, in which it counts.
+const REMEMBERED_SHARE: u64 = 16;
+
 impl Data {
     /// Tasks run on `runtime`.
     pub fn new(
@@ -83,7 +87,7 @@ impl Data {
             open_ttl: config.open_ttl,
             started: Instant::now(),
             budget: Budget::new(config.memory_max_bytes),
-            index: Mutex::new(Index::new()),
+            index: Mutex::new(Index::new(config.memory_max_bytes / REMEMBERED_SHARE)),
             openings: open::openings(),
             numbering,
             old_versions_denied: AtomicBool::new(false),
@@ -120,9 +124,15 @@ impl Data {
         self.let_go(gone);
     }
 
+    /// The kernel has forgotten the number, which may mean another file from now on.
+    pub fn forget(&self, ino: Ino) {
+        self.index.lock().forget(ino);
+    }
+
     /// States what names and inodes hold: it counts in the same budget.
     pub fn set_metadata_bytes(&self, bytes: u64) {
-        self.budget.set_metadata(bytes);
+        let remembered = self.index.lock().remembered_bytes();
+        self.budget.set_metadata(bytes + remembered);
         self.relieve();
     }
 

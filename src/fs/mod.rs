@@ -147,6 +147,7 @@ impl FileSystem {
         if self.inodes.forget(ino, nlookup) {
             // Names in it went before it.
             drop(self.absences.take(ino));
+            self.data.forget(ino);
         }
     }
 
