@@ -1,6 +1,8 @@
 //! Files that are read again: what a second opening costs, counted in requests, and that it shows what is
 //! new.
 
+#![expect(clippy::unwrap_used, reason = "helpers fail a test as tests do")]
+
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -79,18 +81,20 @@ fn a_page_validates_the_files_of_a_directory() {
     }
 }
 
-/// In a larger directory it is one LIST for every 990 names, in any order.
+/// In a larger directory it is one LIST for every 990 names, in any order, and beside those a GET for the
+/// first file, or for a few where they come in no order.
 #[test]
 fn a_large_directory_is_validated_by_the_page() {
     let open_ttl = seconds(OPEN_TTL);
     let options = [&NAMES_HOLD[..], &["--open-ttl", &open_ttl]].concat();
     let (simulator, mounted) = read_once(2_500, &options);
-    for order in [in_order(2_500), shuffled(2_500)] {
+    for (order, n_gets_max) in [(shuffled(2_500), 30), (in_order(2_500), 1)] {
         sleep(OPEN_TTL);
         simulator.reset_log();
         read_all(&simulator, &mounted, &order, 1);
         let counts = simulator.counts();
-        assert_eq!((counts.list, counts.get, counts.bytes_requested), (3, 1, 0));
+        assert_eq!((counts.list, counts.head, counts.bytes_requested), (3, 0, 0));
+        assert!((1..=n_gets_max).contains(&counts.get), "{counts:?}");
     }
 }
 
