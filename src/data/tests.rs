@@ -190,6 +190,54 @@ async fn a_warm_open_asks_nothing_within_its_time_and_validates_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_file_whose_bytes_have_gone_is_validated_as_long_as_the_kernel_may_have_them() {
+    // When the kernel forgets it: never, before its bytes have gone, or after that.
+    for forgets in [None, Some(false), Some(true)] {
+        let (store, data, file, bytes) = one_file(70_000, 64 * MIB);
+        data.open(&file).await.unwrap();
+        read(&data, &file, 0, 1 << 20).await;
+        let (ino, object) = (file.ino, Arc::clone(&file.object));
+        drop(file);
+        for has_gone in [false, true] {
+            if has_gone {
+                data.index.lock().evict(MIB);
+                assert_eq!(data.index.lock().files(), 0);
+            }
+            if forgets == Some(has_gone) {
+                data.forget(ino);
+            }
+        }
+        advance(Duration::from_secs(2)).await;
+        store.take_calls();
+        let file = data.file(ino, &object);
+        assert!(matches!(data.open(&file).await, Ok(Opened::Current)));
+        let calls = gets(&store);
+        let validates = matches!(calls[0].condition, Condition::NoneMatch(_));
+        assert_eq!((calls.len(), validates), (1, forgets.is_none()), "{forgets:?}");
+        assert_eq!(read(&data, &file, 0, 1 << 20).await, bytes);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_else_was_told_confirms_but_not_what_was_doubted() {
+    let (store, data, file, _) = one_file(70_000, 64 * MIB);
+    assert_eq!(data.in_doubt(&file), None, "its bytes are needed anyway");
+    assert!(!file.confirm(Instant::now()), "nor was it ever validated");
+    data.open(&file).await.unwrap();
+    assert_eq!(data.in_doubt(&file), None, "known");
+    advance(Duration::from_secs(2)).await;
+    assert_eq!(data.in_doubt(&file), Some(Ttl::For(Duration::from_secs(1))));
+    assert!(file.confirm(Instant::now()));
+    store.take_calls();
+    assert!(data.open(&file).now_or_never().is_some(), "confirmed");
+    file.doubt();
+    assert_eq!(data.in_doubt(&file), None);
+    assert!(!file.confirm(Instant::now()));
+    data.open(&file).await.unwrap();
+    assert_eq!(gets(&store).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_changed_object_is_noticed_at_open_and_its_bytes_go_to_its_own_inode() {
     for warm in [false, true] {
         let (store, data, file, _) = one_file(70_000, 64 * MIB);
