@@ -86,7 +86,7 @@ impl Data {
                 file.learn(&answer.head);
                 expect_range(&answer, download)?;
                 if file.agrees_with(&answer.head) {
-                    file.validate(sent);
+                    file.vouch(sent);
                 }
                 return Ok(answer);
             }

@@ -102,9 +102,15 @@ impl File {
 
     /// An answer to a request sent at `sent` named this version as the current one.
     pub(super) fn validate(&self, sent: Instant) {
+        self.vouch(sent);
+        self.opened.store(true, Ordering::Relaxed);
+    }
+
+    /// As [`File::validate`], by an answer that nobody waits for to open it: the kernel may have none of its
+    /// pages.
+    pub(super) fn vouch(&self, sent: Instant) {
         let mut validated = self.validated.lock();
         *validated = (*validated).max(Some(sent));
-        self.opened.store(true, Ordering::Relaxed);
         self.lost.store(false, Ordering::Relaxed);
     }
 

@@ -54,7 +54,7 @@ impl Data {
     /// of 0 for this one open.
     pub fn in_doubt(&self, file: &File) -> Option<Ttl> {
         let over = |age| self.open_ttl.left(age).is_zero();
-        let in_doubt = file.validated_age().is_some_and(over);
+        let in_doubt = file.validated_age().is_some_and(over) && self.is_warm(file);
         let can_be_told = !over(Duration::ZERO) && file.object.version.etag.is_some();
         (in_doubt && can_be_told).then_some(self.open_ttl)
     }
@@ -67,9 +67,10 @@ impl Data {
         if file.validated_age().is_none() {
             self.wait_for_ahead(file).await;
         }
-        let warm = file.opened.load(Ordering::Relaxed) || self.index.lock().has_any(file.ino);
+        let warm = self.is_warm(file);
         let fresh = |age| !self.open_ttl.left(age).is_zero();
         if warm && file.validated_age().is_some_and(fresh) {
+            file.opened.store(true, Ordering::Relaxed);
             return Ok(Opened::Current);
         }
         let flight = match self.openings.board(&file.ino) {
@@ -93,6 +94,11 @@ impl Data {
             }
         };
         flight.wait().await
+    }
+
+    /// Whether some of it is here, or the kernel may have it.
+    fn is_warm(&self, file: &File) -> bool {
+        file.opened.load(Ordering::Relaxed) || self.index.lock().has_any(file.ino)
     }
 
     /// The request of one open, up to the head of its answer.
