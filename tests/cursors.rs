@@ -177,8 +177,8 @@ fn two_threads_on_one_handle_are_two_streams() {
     });
     let counts = bench.counts();
     let beyond = counts.bytes_requested - 2 * len;
-    // Half of the memory is for what is ahead of all streams together.
-    assert!(beyond <= 128 * MIB, "{} MiB beyond what was read", beyond / MIB);
+    // Half of the memory is for what is ahead of all streams together; and each is in the middle of a part.
+    assert!(beyond <= (128 + 2 * 8) * MIB, "{} MiB beyond what was read", beyond / MIB);
     assert!(counts.get < 400, "{} GETs", counts.get);
     bench.assert_no_byte_twice();
 }
