@@ -154,7 +154,8 @@ fn a_backward_reader_costs_what_it_reads() {
     let counts = bench.counts();
     // The first 128 KiB came with the open, and may still be there.
     assert!((600 * MIB - OPEN_BYTES..=600 * MIB).contains(&counts.bytes_requested), "{counts:?}");
-    assert!(counts.get < 300, "{} GETs: they grow with the run", counts.get);
+    // Parts of 2 MiB, after the small ones of the beginning.
+    assert!(counts.get < 320, "{} GETs: they grow with the run", counts.get);
 }
 
 /// Two threads that read two places of one file by one handle are two streams: each byte once, in large

@@ -153,15 +153,9 @@ impl Shared {
 
     /// Takes chunks out of the pool until all fits together.
     fn trim(&self, state: &mut State) -> Vec<Chunk> {
-        let mut freed = Vec::new();
         let held = state.used + state.metadata;
         let pool_max = self.limit.saturating_sub(held).min(POOL_BYTES_MAX);
-        while state.pooled > pool_max {
-            let Some(chunk) = state.pool.pop_front() else { break };
-            state.pooled -= chunk.capacity() as u64;
-            freed.push(chunk);
-        }
-        freed
+        state.unpool_bytes(state.pooled.saturating_sub(pool_max))
     }
 
     /// Lets the first in the queue look again.
@@ -221,6 +215,24 @@ impl Future for Reserve<'_> {
 }
 
 impl State {
+    fn unpool(&mut self, index: usize) -> Option<Chunk> {
+        let chunk = self.pool.remove(index)?;
+        self.pooled -= chunk.capacity() as u64;
+        Some(chunk)
+    }
+
+    /// Takes at least `bytes` out of the pool, or all of it.
+    fn unpool_bytes(&mut self, bytes: u64) -> Vec<Chunk> {
+        let (mut gone, mut freed) = (Vec::new(), 0);
+        while freed < bytes
+            && let Some(chunk) = self.unpool(0)
+        {
+            freed += chunk.capacity() as u64;
+            gone.push(chunk);
+        }
+        gone
+    }
+
     /// Keeps the place of `ticket`, or takes the last one.
     fn enqueue(&mut self, ticket: Option<u64>, bytes: u64, waker: &Waker) -> u64 {
         let found = self.queue.iter_mut().find(|waiting| Some(waiting.ticket) == ticket);
@@ -250,15 +262,17 @@ impl Permit {
         self.bytes
     }
 
-    /// Memory of the permit's size, recycled where there is some.
+    /// Memory of the permit's size, recycled where there is some. Where there is none of it, parts have
+    /// another size now, and as much of the rest is given back to the system.
     pub(crate) fn take_chunk(&self) -> Chunk {
-        let recycled = {
+        let (recycled, freed) = {
             let mut state = self.shared.state.lock();
-            let found = state.pool.iter().rposition(|chunk| chunk.capacity() == self.bytes);
-            let chunk = found.and_then(|index| state.pool.remove(index));
-            state.pooled -= chunk.as_ref().map_or(0, |chunk| chunk.capacity() as u64);
-            chunk
+            match state.pool.iter().rposition(|chunk| chunk.capacity() == self.bytes) {
+                Some(index) => (state.unpool(index), Vec::new()),
+                None => (None, state.unpool_bytes(self.bytes as u64)),
+            }
         };
+        drop(freed);
         recycled.unwrap_or_else(|| Chunk::allocate(self.bytes))
     }
 
@@ -342,6 +356,19 @@ mod tests {
         let state = budget.shared.state.lock();
         assert!(state.pooled <= POOL_BYTES_MAX);
         assert!(state.pool.iter().all(|chunk| chunk.capacity() == 4 << 20));
+    }
+
+    #[test]
+    fn chunks_of_another_size_leave_the_pool_for_what_is_new() {
+        let budget = Budget::new(1 << 30);
+        for _ in 0..8 {
+            let permit = budget.try_reserve(&[1 << 20]).unwrap().pop().unwrap();
+            permit.give_back_chunk(Chunk::allocate(1 << 20));
+        }
+        let permit = budget.try_reserve(&[4 << 20]).unwrap().pop().unwrap();
+        let chunk = permit.take_chunk();
+        assert_eq!(budget.shared.state.lock().pooled, 4 << 20);
+        permit.give_back_chunk(chunk);
     }
 
     #[test]

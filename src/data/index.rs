@@ -213,6 +213,14 @@ impl Index {
         self.remove(id, part)
     }
 
+    /// Bytes of the file that came ahead, whole parts only, and were not asked for yet.
+    pub(crate) fn unread_complete(&self, ino: Ino) -> u64 {
+        let Some(entry) = self.files.get(&ino) else { return 0 };
+        let is_ready =
+            |slot: &&Slot| matches!(slot.place, Place::Unread(_)) && slot.part.is_complete();
+        entry.parts.values().filter(is_ready).map(|slot| slot.part.len()).sum()
+    }
+
     /// Takes complete parts out, least recently used first, until `bytes` are found or none is
     /// left.
     pub(crate) fn evict(&mut self, bytes: u64) -> Vec<Arc<Part>> {

@@ -83,7 +83,9 @@ impl Data {
                 continue;
             }
             if part.streamed {
-                file.detector.lock().stalled(advice.cursor, self.started.elapsed(), bounds);
+                let ready = self.index.lock().unread_complete(file.ino);
+                let now = self.started.elapsed();
+                file.detector.lock().stalled(advice.cursor, now, ready, bounds);
             }
             part.wait_until(end).await?;
         }

@@ -297,10 +297,11 @@ impl Cursor {
         }
     }
 
-    /// The reader waited for what was asked for ahead: a larger window may help.
-    pub(super) fn stalled(&mut self, now: Duration, bounds: Bounds) {
+    /// The reader waited for what was asked for ahead, `ready` bytes of which had come: a larger window
+    /// may help.
+    pub(super) fn stalled(&mut self, now: Duration, ready: u64, bounds: Bounds) {
         if self.wish() >= self.window.bytes_max() {
-            self.window.stalled(self.total, now, bounds);
+            self.window.stalled(self.total, now, ready, bounds);
         }
     }
 

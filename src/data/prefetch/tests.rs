@@ -274,7 +274,7 @@ fn settle(stride: i64, speed: impl Fn(u64) -> f64) -> u64 {
         let window = detector.cursors.first().map_or(MIB, Cursor::window_bytes_max);
         now += Duration::from_secs_f64(len as f64 / speed(window));
         let advice = detector.on_read(at, len, now, BOUNDS);
-        detector.stalled(advice.cursor, now, BOUNDS);
+        detector.stalled(advice.cursor, now, 0, BOUNDS);
     }
     detector.cursors[0].window_bytes_max()
 }
@@ -288,6 +288,18 @@ fn the_window_settles_where_more_of_it_is_no_faster() {
         let settled = settle(stride, |window| (window as f64 * 10.0).min(6e8));
         assert!((32 * MIB..=128 * MIB).contains(&settled), "{settled} at a limit of 600 MB/s");
     }
+}
+
+#[test]
+fn a_reader_that_waits_for_one_late_part_keeps_its_window() {
+    let mut detector = Detector::new(1 << 40);
+    let mut now = NOW;
+    for (at, len) in every(0, 1 << 20, MIB, 512) {
+        now += Duration::from_millis(1);
+        let advice = detector.on_read(at, len, now, BOUNDS);
+        detector.stalled(advice.cursor, now, WINDOW_BYTES_START / 2, BOUNDS);
+    }
+    assert_eq!(detector.cursors[0].window_bytes_max(), WINDOW_BYTES_START);
 }
 
 #[test]

@@ -2,14 +2,18 @@
 //!
 //! It doubles when the reader catches up with the line, and goes back when the doubling made the reader
 //! no faster, so it settles near bandwidth times delay: beyond that, memory buys nothing and its
-//! page faults cost.
+//! page faults cost. A reader that waits while much of what lies beyond has come does not wait for
+//! the line as a whole, and a larger window would not help it.
 
 use std::time::Duration;
 
 use super::Bounds;
 
 /// A doubled window stays if the reader became faster by this factor.
-const GAIN_WORTH_KEEPING: f64 = 1.15;
+const GAIN_WORTH_KEEPING: f64 = 1.2;
+
+/// With more than one byte in so many there already, the line is not what a reader waits for.
+const READY_SHARE: u64 = 4;
 
 /// Windows read before a doubling that did not help is tried again.
 const WINDOWS_BETWEEN_TRIALS: u64 = 16;
@@ -47,10 +51,11 @@ impl Window {
         self.bytes_max
     }
 
-    /// The reader waited at position `at` though all of the bound had been asked for. One slow answer is
-    /// not taken for a far server, as each change is judged by at least a window of bytes.
-    pub(super) fn stalled(&mut self, at: u64, now: Duration, bounds: Bounds) {
-        if at < self.hold_until {
+    /// The reader waited at position `at` though all of the bound had been asked for, `ready` bytes of
+    /// which had come. One slow answer is not taken for a far server, as each change is judged by at
+    /// least a window of bytes.
+    pub(super) fn stalled(&mut self, at: u64, now: Duration, ready: u64, bounds: Bounds) {
+        if at < self.hold_until || ready > self.bytes_max / READY_SHARE {
             return;
         }
         if self.mark_at < self.hold_until {
