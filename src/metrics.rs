@@ -48,6 +48,7 @@ pub struct Metrics {
     hedges_won: AtomicU64,
     bytes_received: AtomicU64,
     bytes_owed: AtomicU64,
+    bytes_unread: AtomicU64,
     in_flight: AtomicU64,
     first_byte: Average,
     bytes_per_second: Average,
@@ -124,6 +125,11 @@ impl Metrics {
         self.bytes_received.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// So many bytes had come ahead of a reader, and were let go before anybody read them.
+    pub fn let_go_unread(&self, bytes: u64) {
+        self.bytes_unread.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// One GET's answer began after `elapsed`.
     pub fn first_byte_seen(&self, elapsed: Duration) {
         self.first_byte.add(elapsed.as_secs_f64());
@@ -187,6 +193,29 @@ impl Metrics {
     /// Bytes of bodies that were asked for and have not come yet.
     pub fn bytes_owed(&self) -> u64 {
         self.bytes_owed.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that came ahead of a reader and were let go before anybody read them: whoever reads them later
+    /// asks for them again.
+    pub fn bytes_unread(&self) -> u64 {
+        self.bytes_unread.load(Ordering::Relaxed)
+    }
+
+    /// What the mount has asked of the bucket, in one sentence for the log.
+    pub fn summary(&self) -> String {
+        let requests =
+            RequestKind::ALL.map(|kind| format!("{} {}", self.n_requests(kind), kind.name()));
+        format!(
+            "{} requests brought {} bytes, {} of which nobody read; {} of them were retries, {} resumed a \
+             broken body, and {} asked again for what was late, {} of which were faster",
+            requests.join(", "),
+            self.bytes_received(),
+            self.bytes_unread(),
+            self.n_retries(),
+            self.n_resumes(),
+            self.n_hedges(),
+            self.n_hedges_won(),
+        )
     }
 
     /// The kernel was asked to let go of `n_inodes`.
@@ -315,6 +344,21 @@ mod tests {
             metrics.first_byte_seen(Duration::from_millis(200));
         }
         assert!(metrics.pace().first_byte > Duration::from_millis(190));
+    }
+
+    #[test]
+    fn the_summary_names_what_was_asked() {
+        let metrics = Metrics::default();
+        metrics.request_sent(RequestKind::Get);
+        metrics.received(1000);
+        metrics.let_go_unread(10);
+        metrics.hedged();
+        assert_eq!(
+            metrics.summary(),
+            "0 HeadObject, 0 ListObjectsV2, 1 GetObject requests brought 1000 bytes, 10 of which nobody \
+             read; 0 of them were retries, 0 resumed a broken body, and 1 asked again for what was late, \
+             0 of which were faster"
+        );
     }
 
     #[test]

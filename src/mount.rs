@@ -88,7 +88,7 @@ fn serve(config: &Config, target: Target, report: &mut Report) -> Result<u8, Sta
 fn until_the_end(mount: &mut Mount, signals: &mut Signals) -> u8 {
     loop {
         match mount.wait_unless(signals.end()) {
-            Ended::Session(result) => return ended(result),
+            Ended::Session(result) => return ended(mount, result),
             Ended::Otherwise(signal) if !mount.is_ours() => {
                 tracing::info!(
                     "ended by signal {signal}; whoever mounted the descriptor unmounts it"
@@ -111,7 +111,7 @@ fn until_the_end(mount: &mut Mount, signals: &mut Signals) -> u8 {
             }
         };
         match mount.wait_unless(next) {
-            Ended::Session(result) => return ended(result),
+            Ended::Session(result) => return ended(mount, result),
             Ended::Otherwise(Ok(signal)) => {
                 tracing::warn!(
                     "ended by a second signal; whoever still uses the mount gets errors"
@@ -124,10 +124,10 @@ fn until_the_end(mount: &mut Mount, signals: &mut Signals) -> u8 {
     }
 }
 
-fn ended(result: io::Result<()>) -> u8 {
+fn ended(mount: &Mount, result: io::Result<()>) -> u8 {
     match result {
         Ok(()) => {
-            tracing::info!("unmounted");
+            tracing::info!("unmounted; {}", mount.metrics().summary());
             0
         }
         Err(err) => {

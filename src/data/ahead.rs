@@ -12,7 +12,7 @@ use crate::error::FsError;
 use crate::object::{Ino, Object};
 
 /// The size of what is brought for a file that is loaded: as the parts of a fast stream.
-const LOAD_PART_BYTES: u64 = 4 << 20;
+const LOAD_PART_BYTES: u64 = 2 << 20;
 
 /// A range of a file on its way into the page cache.
 pub struct Brought {
@@ -27,6 +27,11 @@ impl Brought {
         let range = self.part.local(&self.part.range);
         self.part.wait_until(range.end).await?;
         Ok((self.part.range.start, ReadBytes::within(self.part.buffer(), range)))
+    }
+
+    /// The page cache has it now.
+    pub fn given(self) {
+        self.part.serve(self.part.len());
     }
 }
 

@@ -1,6 +1,6 @@
 //! Whether a mapped file is being loaded: read in large pieces, in any order, so that all of it will be
-//! wanted. Then it is brought in the order of the file, and given to the page cache before anybody
-//! touches it. Pure.
+//! wanted. Then all of it is brought, from where somebody waited last, and given to the page cache before
+//! anybody touches it. Pure.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -37,6 +37,8 @@ pub(crate) struct Loading {
     n_pieces: u64,
     /// Bytes that the kernel has asked for.
     asked: u64,
+    /// The end of what it asked for last: whoever touched that goes on there.
+    near: u64,
     /// Bytes that it was given without having asked.
     brought: u64,
     /// Those since it asked for anything.
@@ -56,6 +58,7 @@ impl Loading {
         self.n_pieces += u64::from(is_new_piece);
         self.asked += range.end - range.start;
         self.quiet = 0;
+        self.near = range.end;
         self.note_given(range);
     }
 
@@ -95,7 +98,7 @@ impl Loading {
         if self.quiet >= QUIET_BYTES_MAX || self.brought >= most || self.given.len() >= RANGES_MAX {
             return None;
         }
-        let gap = self.gap()?;
+        let gap = self.gap_from(self.near).or_else(|| self.gap())?;
         let end = (gap.start - gap.start % ALIGN + len.max(ALIGN)).min(gap.end);
         let range = gap.start..end;
         self.brought += range.end - range.start;
@@ -123,12 +126,19 @@ impl Loading {
         self.gap().is_none()
     }
 
+    /// The first piece that was not given.
     fn gap(&self) -> Option<Range<u64>> {
-        let (start, next) = match self.given.iter().next() {
-            Some((0, end)) => (*end, self.given.keys().nth(1)),
-            first => (0, first.map(|(start, _)| start)),
+        self.gap_from(0)
+    }
+
+    /// The first piece from `at` on that was not given.
+    fn gap_from(&self, at: u64) -> Option<Range<u64>> {
+        let start = match self.given.range(..=at).next_back() {
+            Some((_, &end)) => at.max(end),
+            None => at,
         };
-        let end = next.copied().unwrap_or(self.size);
+        let next = self.given.range(start..).next();
+        let end = next.map_or(self.size, |(next, _)| *next);
         (start < end).then_some(start..end)
     }
 
@@ -178,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_has_read_is_brought_in_order_while_somebody_reads() {
+    fn what_nobody_has_read_is_brought_from_where_somebody_waited() {
         let mut loading = Loading::new(256 * MIB);
         for piece in [20, 4, 12] {
             read(&mut loading, piece * 4 * MIB..(piece + 1) * 4 * MIB);
@@ -186,10 +196,12 @@ mod tests {
         assert!(loading.is_suspect() && loading.begin());
         let brought: Vec<_> = std::iter::from_fn(|| loading.next(4 * MIB)).collect();
         assert_eq!(brought.len(), 16, "64 MiB while nobody asks");
-        assert_eq!(brought[0], 0..4 * MIB);
-        assert!(brought.iter().all(|range| range.start != 16 * MIB), "that was read");
+        assert_eq!(brought[0], 52 * MIB..56 * MIB);
+        assert!(brought.iter().all(|range| range.start != 80 * MIB), "that was read");
         read(&mut loading, 200 * MIB..204 * MIB);
-        assert!(loading.next(4 * MIB).is_some());
+        assert_eq!(loading.next(4 * MIB), Some(204 * MIB..208 * MIB));
+        read(&mut loading, 252 * MIB..256 * MIB);
+        assert_eq!(loading.next(4 * MIB), Some(0..4 * MIB), "and then from the beginning");
     }
 
     proptest! {
@@ -204,8 +216,12 @@ mod tests {
                 read(&mut loading, start..(start + len).min(size));
             }
             let before = loading.given.clone();
-            let mut at = 0;
+            let mut at = loading.near;
+            let mut wrapped = false;
             while let Some(range) = loading.next(MIB) {
+                if range.start < at && !wrapped {
+                    (at, wrapped) = (0, true);
+                }
                 prop_assert!(range.start >= at && range.end <= size);
                 let is_apart = before.iter().all(|(start, end)| range.end <= *start || *end <= range.start);
                 prop_assert!(is_apart, "{range:?} was given");

@@ -148,6 +148,9 @@ impl Data {
             if !part.is_complete() {
                 part.cancel();
             }
+            if part.streamed {
+                self.metrics.let_go_unread(part.unserved());
+            }
         }
         drop(parts);
     }

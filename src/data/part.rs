@@ -87,6 +87,11 @@ impl Part {
         self.served.fetch_add(bytes, Ordering::Relaxed) + bytes >= self.len()
     }
 
+    /// Bytes that have come and were not handed over.
+    pub(crate) fn unserved(&self) -> u64 {
+        (self.buffer.filled() as u64).saturating_sub(self.served.load(Ordering::Relaxed))
+    }
+
     /// Notes the task that fills the part, so that [`Part::cancel`] can end it.
     pub(crate) fn set_download(&self, task: AbortHandle) {
         let _ = self.download.set(task);

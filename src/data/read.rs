@@ -8,12 +8,15 @@ use std::sync::Arc;
 use super::budget::Permit;
 use super::buffer::Buffer;
 use super::part::Part;
-use super::prefetch::{ALIGN, Advice, Bounds, PART_BYTES_MAX, Piece, align_down, align_up};
+use super::prefetch::{ALIGN, Advice, Bounds, PART_BYTES_MAX, align_down, align_up, pieces};
 use super::{Data, File};
 use crate::error::FsError;
 
 /// No GET is planned to last longer than this at the speed seen: a slow line gets small parts.
 const GET_SECONDS_MAX: u64 = 2;
+
+/// What is asked for at once where a reader of a file that is loaded comes to a new place.
+const BESIDE_LOADING_BYTES: u64 = 4 << 20;
 
 /// What a read found; see `as_ref` for the bytes.
 pub struct ReadBytes(Found);
@@ -75,7 +78,11 @@ impl Data {
         self.let_go_ahead(file, &advice.gone);
         let parts = self.cover(file, &range, &advice).await;
         // Ahead only after the demand is on its way.
-        self.ask_ahead(file, &advice);
+        if file.loading.lock().is_on() {
+            self.ask_beside_loading(file, &range, &advice);
+        } else {
+            self.ask_ahead(file, &advice);
+        }
         let parts = parts?;
         for part in &parts {
             let end = part.local(&range).end;
@@ -178,16 +185,32 @@ impl Data {
     /// Asks for what a reader will read next, as far as there is room without waiting.
     fn ask_ahead(self: &Arc<Self>, file: &Arc<File>, advice: &Advice) {
         for piece in &advice.ahead {
-            if !self.ask_for_piece(file, piece) {
+            if !self.ask_for_piece(file, &piece.range) {
                 return;
             }
             file.detector.lock().asked(advice.cursor, piece.mark);
         }
     }
 
+    /// While all of the file is brought, that follows its readers, and needs a moment until it is where one
+    /// of them has come to.
+    fn ask_beside_loading(self: &Arc<Self>, file: &Arc<File>, read: &Range<u64>, advice: &Advice) {
+        if !advice.is_new {
+            return;
+        }
+        let end = (align_up(read.end) + BESIDE_LOADING_BYTES).min(file.size());
+        let part_bytes =
+            align_down((BESIDE_LOADING_BYTES / 2).min(self.part_bytes_max())).max(ALIGN);
+        for range in pieces(read.end..end, part_bytes) {
+            if !self.ask_for_piece(file, &range) {
+                return;
+            }
+        }
+    }
+
     /// False when there was no room for all of it.
-    fn ask_for_piece(self: &Arc<Self>, file: &Arc<File>, piece: &Piece) -> bool {
-        let missing = file.loading.lock().not_given(&piece.range);
+    fn ask_for_piece(self: &Arc<Self>, file: &Arc<File>, range: &Range<u64>) -> bool {
+        let missing = file.loading.lock().not_given(range);
         let gaps = {
             let index = self.index.lock();
             missing.map_or_else(Vec::new, |missing| index.gaps(file.ino, &missing))

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use super::{FileSystem, Handle};
 
 /// Parts on their way at once: at 90 MB/s each they fill what a machine takes.
-const PARTS_MAX: usize = 16;
+const PARTS_MAX: usize = 24;
 
 /// How soon it is seen that somebody reads on.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -65,6 +65,7 @@ impl FileSystem {
             if !self.notices.store(file.ino, offset, bytes).await {
                 break;
             }
+            part.given();
         }
         self.data.end_loading(&file);
     }

@@ -59,6 +59,7 @@ pub struct Mount {
     guard: Option<MountGuard>,
     /// `None` where there is no place for a socket, and after the end.
     control: Option<Control>,
+    metrics: Arc<Metrics>,
     /// `None` only while dropping.
     runtime: Option<Runtime>,
 }
@@ -98,11 +99,12 @@ impl Mount {
             }
         });
         match started {
-            Ok((session, guard, control)) => Ok(Self {
+            Ok((session, guard, control, metrics)) => Ok(Self {
                 dir: config.mount.dir.as_path().into(),
                 session: Some(session),
                 guard: Some(guard),
                 control,
+                metrics,
                 runtime: Some(runtime),
             }),
             Err(err) => {
@@ -116,6 +118,11 @@ impl Mount {
     /// Where it is mounted, as it was given.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// What it has asked of the bucket, and what came of it.
+    pub(super) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 
     /// Whether it is this mount that unmounts, and not somebody who mounted `/dev/fd/N`.
@@ -237,7 +244,7 @@ async fn begin(
     config: &Config,
     target: Target,
     warn: &mut dyn FnMut(&str),
-) -> Result<(Session, MountGuard, Option<Control>), StartError> {
+) -> Result<(Session, MountGuard, Option<Control>, Arc<Metrics>), StartError> {
     for path in readable_by_others(&config.bucket.credential_files.key_files()) {
         warn(&readable_warning(&path));
     }
@@ -255,6 +262,7 @@ async fn begin(
         }
     }
     let (notices, queues) = Notices::new();
+    let metrics = Arc::clone(&proven.metrics);
     let filesystem = build_filesystem(config, proven, notices, runtime);
     let adapter = Adapter::new(Arc::clone(&filesystem), runtime.clone());
 
@@ -281,7 +289,7 @@ async fn begin(
         // The waiting parent has the lock, too: closing it here would not be enough.
         let _ = claim.unlock();
     }
-    Ok((session, guard, control))
+    Ok((session, guard, control, metrics))
 }
 
 /// The bucket, proven, and its root's first page.

@@ -17,6 +17,10 @@ const PARTS_AHEAD_MANY: u64 = 32;
 /// stream at once, and its threads deliver them in any order.
 pub(super) const REORDER_BYTES_MAX: u64 = 4 << 20;
 
+/// What one read of a program may look like as long as it is small: the kernel asks for it in requests of
+/// 512 KiB, and for one or two beyond it.
+const KERNEL_AHEAD_BYTES: u64 = 2 << 20;
+
 /// One reader.
 #[derive(Debug)]
 pub(super) struct Cursor {
@@ -235,8 +239,8 @@ impl Cursor {
     }
 
     /// What to ask for on the read that came last, where readers of this file usually jump after
-    /// `usual` bytes.
-    pub(super) fn plan(&self, usual: u64, size: u64, bounds: Bounds) -> Plan {
+    /// `usual` bytes, and `may_jump` where how far is not known yet.
+    pub(super) fn plan(&self, usual: u64, may_jump: bool, size: u64, bounds: Bounds) -> Plan {
         let window = self.wish().min(self.window.bytes_max()).min(bounds.window_max);
         let part_bytes = part_bytes(window, bounds.part_max);
         match &self.steps {
@@ -256,9 +260,12 @@ impl Cursor {
                 Plan { part_bytes, demand_end, ahead: ahead.collect() }
             }
             None if self.hits == 0 => Plan::nothing(self.next),
+            None if may_jump && self.len() <= KERNEL_AHEAD_BYTES => Plan::nothing(self.next),
             _ => {
                 // Where readers usually jump nothing is asked for beyond, until this one has gone on.
-                let unusual = self.has_steps() || self.len() > usual;
+                let unusual = self.has_steps()
+                    || usual == 0
+                    || self.len() > usual + usual.min(KERNEL_AHEAD_BYTES / 2);
                 let limit = if unusual { size } else { align_up(self.start + usual).min(size) };
                 let ahead = self.upward(window, part_bytes, limit);
                 Plan { part_bytes, demand_end: limit, ahead }
@@ -336,7 +343,8 @@ impl Plan {
     }
 }
 
-fn pieces(range: Range<u64>, part_bytes: u64) -> impl Iterator<Item = Range<u64>> {
+/// `range` in pieces of `part_bytes`, the last one as long as it is.
+pub(crate) fn pieces(range: Range<u64>, part_bytes: u64) -> impl Iterator<Item = Range<u64>> {
     let step = usize::try_from(part_bytes).expect("a part is at most 8 MiB");
     let end = range.end;
     range.step_by(step).map(move |at| at..end.min(at + part_bytes))

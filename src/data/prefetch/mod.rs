@@ -15,6 +15,7 @@ mod window;
 use std::ops::Range;
 use std::time::Duration;
 
+pub(crate) use self::cursor::pieces;
 use self::cursor::{Cursor, Fit, Plan};
 
 /// Parts begin and end at multiples of this, or at the end of the object.
@@ -43,6 +44,10 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// and are only held back until they have passed what they had read by then.
 const NEWER_AFTER_JUMP: usize = 2;
 
+/// So many places that are read at once may be one program that reads pieces of the file, some at a time,
+/// until it is known how long they are.
+const PLACES_OF_ONE_WHO_JUMPS: usize = 4;
+
 /// The longest of this many runs is what is usual.
 const RUNS_REMEMBERED: usize = 3;
 
@@ -61,8 +66,8 @@ const FIRST_READS: u64 = 8;
 pub(crate) struct Detector {
     size: u64,
     cursors: Vec<Cursor>,
-    /// Lengths of the last runs after which readers jumped.
-    runs: Vec<u64>,
+    /// The last runs after which readers jumped: when each began, and its length.
+    runs: Vec<(u64, u64)>,
     /// Reads so far.
     tick: u64,
     last_id: u64,
@@ -131,7 +136,9 @@ impl Detector {
             };
         };
         let fresh = self.fresh_id();
+        self.uncount(index);
         let usual = self.usual();
+        let may_jump = usual == 0 && self.cursors.len() >= PLACES_OF_ONE_WHO_JUMPS;
         let cursor = &mut self.cursors[index];
         (cursor.used, cursor.used_at) = (self.tick, now);
         let gone = cursor.go_on(fit, &read, fresh, self.size);
@@ -140,7 +147,9 @@ impl Detector {
         cursor.settle(usual);
         let plan = match fit {
             Fit::Late => Plan::nothing(read.end),
-            Fit::Run(_) | Fit::Step(_) | Fit::Skip(_) => cursor.plan(usual, self.size, bounds),
+            Fit::Run(_) | Fit::Step(_) | Fit::Skip(_) => {
+                cursor.plan(usual, may_jump, self.size, bounds)
+            }
         };
         let cursor = cursor.id;
         let is_new = matches!(fit, Fit::Step(_) | Fit::Skip(_));
@@ -198,16 +207,25 @@ impl Detector {
             let left = cursor.used < newer && !cursor.is_counted && !cursor.has_steps();
             if left && cursor.len() <= USUAL_BYTES_MAX {
                 cursor.is_counted = true;
-                self.runs.push(cursor.len());
+                self.runs.push((cursor.born(), cursor.len()));
             }
         }
         let n_old = self.runs.len().saturating_sub(RUNS_REMEMBERED);
         self.runs.drain(..n_old);
     }
 
+    /// The reader of `index` reads on: where it was taken to have jumped, others only were faster.
+    fn uncount(&mut self, index: usize) {
+        let cursor = &mut self.cursors[index];
+        if std::mem::take(&mut cursor.is_counted) {
+            let born = cursor.born();
+            self.runs.retain(|(of, _)| *of != born);
+        }
+    }
+
     /// How long a run is after which readers of this file jump; 0 while that is not known.
     fn usual(&self) -> u64 {
-        self.runs.iter().copied().max().unwrap_or(0)
+        self.runs.iter().map(|(_, len)| *len).max().unwrap_or(0)
     }
 
     /// Two runs, the older one first, from which `read` goes on in equal steps.

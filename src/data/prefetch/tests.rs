@@ -218,6 +218,33 @@ fn readers_who_jump_are_not_asked_for_beyond_where_they_jump() {
 }
 
 #[test]
+fn pieces_that_are_read_side_by_side_are_not_asked_for_beyond_what_the_kernel_asks() {
+    let mut detector = Detector::new(256 * GIB);
+    let places: Vec<u64> = scattered(8, 256 * GIB).collect();
+    for at in &places {
+        read(&mut detector, *at, 512 * KIB);
+    }
+    for index in 1..4 {
+        for at in &places {
+            assert_eq!(read(&mut detector, at + index * 512 * KIB, 512 * KIB), []);
+        }
+    }
+    let asked = read(&mut detector, places[3] + 2 * MIB, 512 * KIB);
+    assert!(bytes(&asked) >= 8 * MIB, "and one that goes on is a stream: {asked:?}");
+}
+
+#[test]
+fn pieces_that_the_kernel_reads_unequally_far_are_still_pieces() {
+    let mut detector = Detector::new(256 * GIB);
+    for (index, at) in scattered(30, 256 * GIB).enumerate() {
+        let n_requests = [2, 2, 2, 3, 3, 2][index % 6];
+        let asked = read_all(&mut detector, every(at, 512 << 10, 512 * KIB, n_requests));
+        let beyond = asked.iter().any(|range| range.end > align_up(at + 1536 * KIB));
+        assert!(index < 2 || !beyond, "{index}: {asked:?}");
+    }
+}
+
+#[test]
 fn a_read_that_overtook_others_is_of_the_same_stream() {
     let mut detector = Detector::new(GIB);
     for at in [0, 2, 1, 3, 5, 4, 6, 7] {
