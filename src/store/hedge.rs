@@ -32,7 +32,7 @@ const FIRST_BYTE: Lateness = Lateness { least: Duration::from_millis(50), times:
 /// and another connection would not be faster.
 const SILENCE: Lateness = Lateness { least: Duration::from_millis(300), times: 3.0 };
 
-/// A store that asks again for what somebody waits for and is late.
+/// A store that asks again for what is late.
 pub struct HedgedStore {
     engine: Arc<Engine>,
 }
@@ -63,10 +63,7 @@ impl ObjectStore for HedgedStore {
     fn get(&self, request: GetRequest) -> BoxFuture<'_, Result<GetAnswer, StoreError>> {
         async move {
             self.engine.allowance.earn();
-            let answer = match request.priority {
-                Priority::Demand => self.engine.first_of_two(&request).await?,
-                Priority::Ahead => self.engine.send(&request).await?,
-            };
+            let answer = self.engine.first_of_two(&request).await?;
             Ok(stall::watched(Arc::clone(&self.engine), &request, answer))
         }
         .boxed()
@@ -110,7 +107,7 @@ impl Engine {
         tokio::select! {
             biased;
             result = &mut first => return result,
-            () = self.late(&self.first_bytes, &line) => {}
+            () = self.late(&self.first_bytes, request.priority, &line) => {}
         }
         tracing::debug!("get {:?}: no answer yet; asked again", request.key);
         let mut second = pin!(self.send(request));
@@ -134,13 +131,13 @@ impl Engine {
 
     /// Ready when what was begun just now is so late that it shall be asked for again, and that is
     /// paid for; else never.
-    async fn late(&self, recent: &Recent, line: &Line) {
+    async fn late(&self, recent: &Recent, priority: Priority, line: &Line) {
         let Some(late) = recent.late() else { return std::future::pending().await };
         sleep(late).await;
         loop {
             // What has come while this process itself got no time is taken first.
             tokio::task::yield_now().await;
-            if !line.is_full(&self.metrics) && self.allowance.spend() {
+            if !line.is_full(&self.metrics) && self.allowance.spend(priority) {
                 self.metrics.hedged();
                 return;
             }

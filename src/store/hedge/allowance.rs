@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::store::Priority;
+
 /// Ordinary requests that pay for one more: 5 %.
 const PRICE: u64 = 20;
 
@@ -19,9 +21,13 @@ impl Allowance {
         self.update(|saved| Some((saved + 1).min(SAVED_MAX)));
     }
 
-    /// Pays for one more, or does not.
-    pub(super) fn spend(&self) -> bool {
-        self.update(|saved| saved.checked_sub(PRICE))
+    /// Pays for one more, or does not. What is asked for ahead leaves one to those who wait already.
+    pub(super) fn spend(&self, priority: Priority) -> bool {
+        let left = match priority {
+            Priority::Demand => 0,
+            Priority::Ahead => PRICE,
+        };
+        self.update(|saved| saved.checked_sub(PRICE).filter(|rest| *rest >= left))
     }
 
     pub(super) fn lose(&self) {
@@ -41,11 +47,12 @@ mod tests {
     fn twenty_requests_pay_for_one_and_no_more_than_four_are_saved() {
         let allowance = Allowance::default();
         (0..19).for_each(|_| allowance.earn());
-        assert!(!allowance.spend());
+        assert!(!allowance.spend(Priority::Demand));
         allowance.earn();
-        assert!(allowance.spend() && !allowance.spend());
+        assert!(!allowance.spend(Priority::Ahead));
+        assert!(allowance.spend(Priority::Demand) && !allowance.spend(Priority::Demand));
         (0..10_000).for_each(|_| allowance.earn());
-        let n_spent = (0..100).filter(|_| allowance.spend()).count();
-        assert_eq!(n_spent, 4);
+        let spent = |priority| (0..100).filter(|_| allowance.spend(priority)).count();
+        assert_eq!((spent(Priority::Ahead), spent(Priority::Demand)), (3, 1));
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{Engine, Line};
 use crate::error::StoreError;
 use crate::store::rest::Rest;
-use crate::store::{Body, GetAnswer, GetRequest, Priority};
+use crate::store::{Body, GetAnswer, GetRequest};
 
 /// `answer`, with a body that is watched.
 pub(super) fn watched(engine: Arc<Engine>, request: &GetRequest, answer: GetAnswer) -> GetAnswer {
@@ -39,15 +39,13 @@ impl Watched {
             return Ok(None);
         }
         self.silence.begin();
-        let chunk = match self.rest.priority() {
-            Priority::Ahead => self.body.next().await,
-            Priority::Demand => {
-                let line = Line::now(&self.engine.metrics, self.rest.bytes());
-                tokio::select! {
-                    biased;
-                    chunk = self.body.next() => chunk,
-                    () = self.engine.late(&self.engine.silences, &line) => self.first_of_two().await,
-                }
+        let chunk = {
+            let line = Line::now(&self.engine.metrics, self.rest.bytes());
+            let late = self.engine.late(&self.engine.silences, self.rest.priority(), &line);
+            tokio::select! {
+                biased;
+                chunk = self.body.next() => chunk,
+                () = late => self.first_of_two().await,
             }
         };
         let chunk = chunk.transpose()?;

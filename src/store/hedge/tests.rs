@@ -168,11 +168,19 @@ async fn a_reader_that_gives_up_drops_both() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_nobody_waits_for_is_not_hedged() {
-    let world = World::after(50).await;
-    world.fake.fault(0, Fault::Slow(SLOW));
+async fn what_is_asked_for_ahead_leaves_one_hedge_to_those_who_wait() {
+    let world = World::after(60).await;
+    for call in [0, 2, 4] {
+        world.fake.fault(call, Fault::Slow(SLOW));
+    }
+    // Three are saved.
+    assert!(world.timed(Priority::Ahead).await < SLOW / 2);
+    assert!(world.timed(Priority::Ahead).await < SLOW / 2);
     assert_eq!(world.timed(Priority::Ahead).await, SLOW + LATENCY);
-    assert_eq!(world.n_gets(), 1);
+    assert_eq!(world.n_gets(), 5);
+    world.fake.fault(0, Fault::Slow(SLOW));
+    assert!(world.timed(Priority::Demand).await < SLOW / 2);
+    assert_eq!(world.n_gets(), 2);
 }
 
 #[tokio::test(start_paused = true)]

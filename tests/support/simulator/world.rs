@@ -347,6 +347,11 @@ impl World {
         self.log.counts()
     }
 
+    /// The counts without hedges: how many of those there are depends on what else the machine does.
+    pub(crate) fn counts_unhedged(&self) -> Counts {
+        self.log.counts_unhedged()
+    }
+
     /// Every request since the start or the last reset, in the order of arrival.
     pub(crate) fn log(&self) -> Vec<LogEntry> {
         self.log.entries()
