@@ -263,9 +263,7 @@ impl Cursor {
             None if may_jump && self.len() <= KERNEL_AHEAD_BYTES => Plan::nothing(self.next),
             _ => {
                 // Where readers usually jump nothing is asked for beyond, until this one has gone on.
-                let unusual = self.has_steps()
-                    || usual == 0
-                    || self.len() > usual + usual.min(KERNEL_AHEAD_BYTES / 2);
+                let unusual = self.has_steps() || self.len() > unusual_bytes(usual);
                 let limit = if unusual { size } else { align_up(self.start + usual).min(size) };
                 let ahead = self.upward(window, part_bytes, limit);
                 Plan { part_bytes, demand_end: limit, ahead }
@@ -348,6 +346,16 @@ pub(crate) fn pieces(range: Range<u64>, part_bytes: u64) -> impl Iterator<Item =
     let step = usize::try_from(part_bytes).expect("a part is at most 8 MiB");
     let end = range.end;
     range.step_by(step).map(move |at| at..end.min(at + part_bytes))
+}
+
+/// A run that is longer is none after which the reader jumps as usual: the kernel asks beyond the end of a read,
+/// now more and now less.
+fn unusual_bytes(usual: u64) -> u64 {
+    if usual < KERNEL_AHEAD_BYTES / 4 {
+        usual * 2
+    } else {
+        KERNEL_AHEAD_BYTES.max(usual + usual / 2)
+    }
 }
 
 /// The size of the parts in a window: enough of them at once to fill the line, few enough to be cheap.
