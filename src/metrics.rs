@@ -2,9 +2,12 @@
 //! and read by the data layer ([`Metrics::pace`]) and by whoever prints them.
 //! Invariant: nothing here waits or locks; a counter only grows, a gauge returns to zero.
 
+mod line;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use self::line::Line;
 use crate::error::StoreErrorKind;
 
 /// A kind of request to S3.
@@ -52,6 +55,7 @@ pub struct Metrics {
     in_flight: AtomicU64,
     first_byte: Average,
     bytes_per_second: Average,
+    line: Line,
     asked_back: AtomicU64,
     names_bytes: AtomicU64,
     names_overruns: AtomicU64,
@@ -133,6 +137,23 @@ impl Metrics {
     /// One GET's answer began after `elapsed`.
     pub fn first_byte_seen(&self, elapsed: Duration) {
         self.first_byte.add(elapsed.as_secs_f64());
+        self.line.first_byte_seen(elapsed);
+    }
+
+    /// All connections together brought `bytes` in `elapsed`, which ended at `now` by the mount's clock.
+    pub fn line_brought(&self, bytes: u64, elapsed: Duration, now: Duration) {
+        self.line.brought(bytes, elapsed, now);
+    }
+
+    /// How many bytes of bodies may be on their way, so that the line is full and what is asked for next
+    /// does not wait for long. `None` where nothing was measured yet.
+    pub fn window_bytes(&self) -> Option<u64> {
+        self.line.window_bytes()
+    }
+
+    /// What all connections together bring in a second, as far as it was measured.
+    pub fn line_bytes_per_second(&self) -> Option<u64> {
+        self.line.speed()
     }
 
     /// One connection brought `bytes` in `elapsed`; nothing is learnt from an empty time.

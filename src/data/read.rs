@@ -76,7 +76,7 @@ impl Data {
             file.loading.lock().on_read(&range, advice.is_new);
         }
         self.let_go_ahead(file, &advice.gone);
-        let parts = self.cover(file, &range, &advice).await;
+        let parts = self.cover(file, &range, &advice, bounds).await;
         // Ahead only after the demand is on its way.
         if file.loading.lock().is_on() {
             self.ask_beside_loading(file, &range, &advice);
@@ -105,6 +105,7 @@ impl Data {
         file: &Arc<File>,
         range: &Range<u64>,
         advice: &Advice,
+        bounds: Bounds,
     ) -> Result<Vec<Arc<Part>>, FsError> {
         loop {
             let gaps = {
@@ -114,7 +115,7 @@ impl Data {
                 }
                 index.gaps(file.ino, &advice.demand)
             };
-            let mut wanted = needed(gaps, range, advice.part_bytes);
+            let mut wanted = needed(gaps, range, advice.part_bytes, bounds.demand_max);
             // What was read already is no pressure: it goes when room is needed.
             self.evict_for(sizes(&wanted).iter().map(|size| *size as u64).sum());
             let permits = match self.budget.try_reserve(&sizes(&wanted)) {
@@ -123,7 +124,7 @@ impl Data {
                     // Under pressure a demand part is no larger than its aligned request.
                     let aligned = align_down(range.start)..align_up(range.end).min(file.size());
                     let gaps = self.index.lock().gaps(file.ino, &aligned);
-                    wanted = needed(gaps, range, ALIGN);
+                    wanted = needed(gaps, range, ALIGN, bounds.demand_max);
                     self.wait_for_room(&sizes(&wanted)).await
                 }
             };
@@ -299,16 +300,27 @@ impl Data {
     /// What one reader may have at the moment.
     fn bounds(&self) -> Bounds {
         let streams = self.index.lock().streams().max(1);
-        let speed = self.metrics.pace().bytes_per_second;
-        let part_max = speed * GET_SECONDS_MAX;
-        let window_max = self.budget.limit() / 2 / streams;
-        Bounds { window_max, part_max: part_max.min(window_max / 4) }
+        let of_one = self.metrics.pace().bytes_per_second;
+        let of_all = self.metrics.line_bytes_per_second().unwrap_or(u64::MAX);
+        let part_max = of_one.min(of_all) * GET_SECONDS_MAX;
+        // More than fits on the line would only wait for its turn, and hold memory.
+        let line = self.metrics.window_bytes();
+        let window_max = (self.budget.limit() / 2 / streams).min(line.unwrap_or(u64::MAX));
+        let demand_max = line.map_or(PART_BYTES_MAX, |line| align_down(line / 2).max(ALIGN));
+        Bounds { window_max, part_max: part_max.min(window_max / 4), demand_max }
     }
 }
 
-/// The gaps that the read touches, in pieces of at most the size of a part or of the request.
-fn needed(gaps: Vec<Range<u64>>, range: &Range<u64>, part_bytes: u64) -> Vec<Range<u64>> {
-    let piece = part_bytes.max(align_up(range.end) - align_down(range.start)).min(PART_BYTES_MAX);
+/// The gaps that the read touches, in pieces of at most the size of a part or of the request, and of
+/// `most`.
+fn needed(
+    gaps: Vec<Range<u64>>,
+    range: &Range<u64>,
+    part_bytes: u64,
+    most: u64,
+) -> Vec<Range<u64>> {
+    let piece = part_bytes.max(align_up(range.end) - align_down(range.start));
+    let piece = piece.min(PART_BYTES_MAX).min(most);
     let mut wanted = Vec::new();
     for gap in gaps {
         let mut at = gap.start;

@@ -1,20 +1,24 @@
-//! How many requests one mount has in flight, and who goes first when it may have no more.
+//! How many requests one mount has in flight, how much it asks of the line, and who goes first when it may
+//! have no more.
 
-use std::collections::VecDeque;
+mod gate;
+mod rate;
+
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, Stream};
-use parking_lot::Mutex;
-use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep_until, timeout};
 
+use self::gate::{Asked, Class, Gate, Permit};
+use self::rate::Rate;
 use super::{Body, GetAnswer, GetRequest, Head, ListPage, ListRequest, ObjectStore, Priority};
 use crate::error::{StoreError, StoreErrorKind};
+use crate::metrics::Metrics;
 
 /// The bounds of a [`LimitedStore`].
 #[derive(Clone, Debug)]
@@ -29,6 +33,8 @@ pub struct LimitConfig {
     pub metadata_wait_max: Duration,
     /// How long a GET waits; a read has 60 s.
     pub data_wait_max: Duration,
+    /// What the mount takes from the server in a second.
+    pub bytes_per_second_max: Option<u64>,
 }
 
 /// 64 connections of 85 MB/s are more than a 25 Gbit/s line carries.
@@ -52,7 +58,17 @@ impl LimitConfig {
             metadata_reserve: requests_max / 8,
             metadata_wait_max: Duration::from_secs(4),
             data_wait_max: Duration::from_secs(30),
+            bytes_per_second_max: None,
         }
+    }
+
+    /// With the bounds that somebody asked for: so many requests in place of what the budget gives, and
+    /// so many bytes in a second.
+    #[must_use]
+    pub fn bounded(self, requests_max: Option<usize>, bytes_per_second_max: Option<u64>) -> Self {
+        let requests_max = requests_max.unwrap_or(self.requests_max);
+        let metadata_reserve = (requests_max / 8).max(1);
+        Self { requests_max, metadata_reserve, bytes_per_second_max, ..self }
     }
 }
 
@@ -62,43 +78,62 @@ impl LimitConfig {
 pub struct LimitedStore {
     inner: Arc<dyn ObjectStore>,
     gate: Arc<Gate>,
+    rate: Option<Arc<Rate>>,
     config: LimitConfig,
 }
 
 impl LimitedStore {
+    /// `metrics` are those that `inner` tells the speed of the line to.
+    ///
     /// # Panics
     /// When the reserve leaves nothing for data.
-    pub fn new(inner: Arc<dyn ObjectStore>, config: LimitConfig) -> Self {
-        assert!(config.metadata_reserve < config.requests_max, "data needs a place, too");
-        let gate = Gate {
-            requests_max: config.requests_max,
-            data_max: config.requests_max - config.metadata_reserve,
-            state: Mutex::default(),
-        };
-        Self { inner, gate: Arc::new(gate), config }
+    pub fn new(inner: Arc<dyn ObjectStore>, config: LimitConfig, metrics: Arc<Metrics>) -> Self {
+        let gate = Arc::new(Gate::new(config.requests_max, config.metadata_reserve, metrics));
+        let rate = config.bytes_per_second_max.map(|most| Arc::new(Rate::new(most)));
+        Self { inner, gate, rate, config }
     }
 
-    /// Waits for a place. Fails with `TimedOut`.
-    async fn enter(&self, class: Class) -> Result<Permit, StoreError> {
-        let wait_max = match class {
-            Class::Metadata => self.config.metadata_wait_max,
-            Class::Demand | Class::Ahead => self.config.data_wait_max,
+    async fn enter_for_metadata(&self) -> Result<Permit, StoreError> {
+        let asked = Asked { class: Class::Metadata, key: "".into(), bytes: Some(0) };
+        self.enter(asked, self.config.metadata_wait_max).await
+    }
+
+    async fn enter_for(&self, request: &GetRequest) -> Result<Permit, StoreError> {
+        let class = match request.priority {
+            Priority::Demand => Class::Demand,
+            Priority::Ahead => Class::Ahead,
         };
-        timeout(wait_max, Gate::enter(&self.gate, class)).await.map_err(|_| {
+        let bytes = request.range.as_ref().map(|range| range.end - range.start);
+        let asked = Asked { class, key: Arc::clone(&request.key), bytes };
+        self.enter(asked, self.config.data_wait_max).await
+    }
+
+    /// Waits for its turn. Fails with `TimedOut`.
+    async fn enter(&self, asked: Asked, wait_max: Duration) -> Result<Permit, StoreError> {
+        timeout(wait_max, Gate::enter(&self.gate, asked)).await.map_err(|_| {
             let message = format!(
-                "waited {} s for one of {} requests in flight to end",
-                wait_max.as_secs(),
-                self.config.requests_max
+                "waited {} s for its turn, behind as many requests as may be in flight",
+                wait_max.as_secs()
             );
             StoreError::new(StoreErrorKind::TimedOut, message)
         })
     }
 }
 
+/// About what one entry of a listing takes in XML, beside its key.
+const ENTRY_BYTES: u64 = 300;
+
+/// About what a page took on the line.
+fn page_bytes(page: &ListPage) -> u64 {
+    let keys = page.objects.iter().map(|object| object.key.len());
+    let names = keys.chain(page.prefixes.iter().map(String::len));
+    names.map(|name| name as u64 + ENTRY_BYTES).sum()
+}
+
 impl ObjectStore for LimitedStore {
     fn head<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Head, StoreError>> {
         async move {
-            let _permit = self.enter(Class::Metadata).await?;
+            let _permit = self.enter_for_metadata().await?;
             self.inner.head(key).await
         }
         .boxed()
@@ -106,127 +141,32 @@ impl ObjectStore for LimitedStore {
 
     fn list(&self, request: ListRequest) -> BoxFuture<'_, Result<ListPage, StoreError>> {
         async move {
-            let _permit = self.enter(Class::Metadata).await?;
-            self.inner.list(request).await
+            let _permit = self.enter_for_metadata().await?;
+            let page = self.inner.list(request).await?;
+            if let Some(rate) = &self.rate {
+                // Nobody waits for it: it goes first, and data makes up for it.
+                rate.came(page_bytes(&page));
+            }
+            Ok(page)
         }
         .boxed()
     }
 
     fn get(&self, request: GetRequest) -> BoxFuture<'_, Result<GetAnswer, StoreError>> {
         async move {
-            let class = match request.priority {
-                Priority::Demand => Class::Demand,
-                Priority::Ahead => Class::Ahead,
-            };
-            let permit = self.enter(class).await?;
+            let mut permit = self.enter_for(&request).await?;
+            let was_whole = request.range.is_none();
             let answer = self.inner.get(request).await?;
-            let body = LimitedBody { body: answer.body, permit: Some(permit) };
+            permit.is(answer.range.end - answer.range.start, was_whole);
+            let body = LimitedBody {
+                body: answer.body,
+                permit: Some(permit),
+                rate: self.rate.clone(),
+                held: None,
+            };
             Ok(GetAnswer { body: Box::pin(body), ..answer })
         }
         .boxed()
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Class {
-    Metadata,
-    Demand,
-    Ahead,
-}
-
-struct Gate {
-    requests_max: usize,
-    data_max: usize,
-    state: Mutex<GateState>,
-}
-
-/// Invariant: whoever could enter has entered; so a queue is empty, or its class has no place.
-#[derive(Default)]
-struct GateState {
-    n_metadata: usize,
-    n_data: usize,
-    waiting_metadata: VecDeque<oneshot::Sender<Permit>>,
-    waiting_demand: VecDeque<oneshot::Sender<Permit>>,
-    waiting_ahead: VecDeque<oneshot::Sender<Permit>>,
-}
-
-impl Gate {
-    async fn enter(gate: &Arc<Self>, class: Class) -> Permit {
-        let turn = {
-            let mut state = gate.state.lock();
-            // Those who wait already go first, also before a newcomer that finds a place.
-            if gate.has_place(&state, class) && state.queue(class).is_empty() {
-                return gate.admit(&mut state, class);
-            }
-            let (sender, turn) = oneshot::channel();
-            state.queue(class).push_back(sender);
-            turn
-        };
-        turn.await.expect("a waiting request is answered before its sender is dropped")
-    }
-
-    fn has_place(&self, state: &GateState, class: Class) -> bool {
-        let free = state.n_metadata + state.n_data < self.requests_max;
-        match class {
-            Class::Metadata => free,
-            Class::Demand | Class::Ahead => free && state.n_data < self.data_max,
-        }
-    }
-
-    fn admit(self: &Arc<Self>, state: &mut GateState, class: Class) -> Permit {
-        *state.count(class) += 1;
-        Permit { gate: Arc::clone(self), class }
-    }
-
-    /// Gives a place back and lets in who may have it now: metadata, demand,
-    /// ahead.
-    fn leave(self: &Arc<Self>, class: Class) {
-        let mut admitted = Vec::new();
-        {
-            let mut state = self.state.lock();
-            *state.count(class) -= 1;
-            for class in [Class::Metadata, Class::Demand, Class::Ahead] {
-                while self.has_place(&state, class) {
-                    let Some(turn) = state.queue(class).pop_front() else { break };
-                    if !turn.is_closed() {
-                        admitted.push((turn, self.admit(&mut state, class)));
-                    }
-                }
-            }
-        }
-        for (turn, permit) in admitted {
-            // One that has given up since hands its permit back here, by the permit's own drop.
-            drop(turn.send(permit));
-        }
-    }
-}
-
-impl GateState {
-    fn count(&mut self, class: Class) -> &mut usize {
-        match class {
-            Class::Metadata => &mut self.n_metadata,
-            Class::Demand | Class::Ahead => &mut self.n_data,
-        }
-    }
-
-    fn queue(&mut self, class: Class) -> &mut VecDeque<oneshot::Sender<Permit>> {
-        match class {
-            Class::Metadata => &mut self.waiting_metadata,
-            Class::Demand => &mut self.waiting_demand,
-            Class::Ahead => &mut self.waiting_ahead,
-        }
-    }
-}
-
-/// A place among the requests in flight.
-struct Permit {
-    gate: Arc<Gate>,
-    class: Class,
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.gate.leave(self.class);
     }
 }
 
@@ -234,6 +174,10 @@ struct LimitedBody {
     body: Body,
     /// Given back at the body's end, also when its reader keeps the stream.
     permit: Option<Permit>,
+    rate: Option<Arc<Rate>>,
+    /// Has come, and is not due yet. Meanwhile the body below is not asked for more, so that the server
+    /// does not send more, and those who watch for bodies that stand still see none.
+    held: Option<(Bytes, Pin<Box<Sleep>>)>,
 }
 
 impl Stream for LimitedBody {
@@ -241,11 +185,35 @@ impl Stream for LimitedBody {
 
     fn poll_next(self: Pin<&mut Self>, ctx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        let item = this.body.as_mut().poll_next(ctx);
-        if matches!(item, Poll::Ready(None | Some(Err(_)))) {
-            this.permit = None;
+        if this.held.is_none() {
+            let item = ready!(this.body.as_mut().poll_next(ctx));
+            let Some(Ok(chunk)) = item else {
+                this.permit = None;
+                return Poll::Ready(item);
+            };
+            let Some(rate) = &this.rate else {
+                this.hand_on(&chunk);
+                return Poll::Ready(Some(Ok(chunk)));
+            };
+            let due = rate.came(chunk.len() as u64);
+            this.held = Some((chunk, Box::pin(sleep_until(due))));
         }
-        item
+        if let Some((_, due)) = &mut this.held {
+            ready!(due.as_mut().poll(ctx));
+        }
+        let chunk = this.held.take().map(|(chunk, _)| chunk);
+        if let Some(chunk) = &chunk {
+            this.hand_on(chunk);
+        }
+        Poll::Ready(chunk.map(Ok))
+    }
+}
+
+impl LimitedBody {
+    fn hand_on(&mut self, chunk: &Bytes) {
+        if let Some(permit) = &mut self.permit {
+            permit.came(chunk.len() as u64);
+        }
     }
 }
 
@@ -263,7 +231,8 @@ mod tests {
         fake.put("a", vec![1; 10]);
         let config =
             LimitConfig { requests_max, metadata_reserve, ..LimitConfig::for_memory(u64::MAX) };
-        (fake.clone(), Arc::new(LimitedStore::new(Arc::new(fake), config)))
+        let metrics = Arc::new(Metrics::default());
+        (fake.clone(), Arc::new(LimitedStore::new(Arc::new(fake), config, metrics)))
     }
 
     fn get() -> GetRequest {

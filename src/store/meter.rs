@@ -18,11 +18,13 @@ use crate::metrics::{Metrics, RequestKind};
 pub struct MeteredStore {
     inner: Arc<dyn ObjectStore>,
     metrics: Arc<Metrics>,
+    /// The clock of the line's speed.
+    started: Instant,
 }
 
 impl MeteredStore {
     pub fn new(inner: Arc<dyn ObjectStore>, metrics: Arc<Metrics>) -> Self {
-        Self { inner, metrics }
+        Self { inner, metrics, started: Instant::now() }
     }
 
     async fn metered<T>(
@@ -61,16 +63,17 @@ impl ObjectStore for MeteredStore {
 
     fn get(&self, request: GetRequest) -> BoxFuture<'_, Result<GetAnswer, StoreError>> {
         async move {
-            let sent = Instant::now();
+            let line = LineSample::begin(&self.metrics, self.started);
             let asked = request.range.as_ref().map_or(0, |range| range.end - range.start);
             let mut owed = Owed::new(&self.metrics, asked);
             let (answer, flight) = self.metered(RequestKind::Get, self.inner.get(request)).await?;
-            self.metrics.first_byte_seen(sent.elapsed());
+            self.metrics.first_byte_seen(line.since.elapsed());
             owed.is(answer.range.end - answer.range.start);
             let body = MeteredBody {
                 body: answer.body,
                 flight,
                 owed,
+                line,
                 sample: Sample { bytes: 0, since: Instant::now() },
             };
             Ok(GetAnswer { body: Box::pin(body), ..answer })
@@ -142,10 +145,36 @@ impl Sample {
     const BYTES_MIN: u64 = 256 * 1024;
 }
 
+/// What the mount received, by all connections, since one GET was sent: its first byte is waited for
+/// within, so that no burst of what had come already is taken for the speed of the line.
+struct LineSample {
+    started: Instant,
+    since: Instant,
+    received_before: u64,
+}
+
+impl LineSample {
+    /// Less says nothing: the line was not asked for more.
+    const BYTES_MIN: u64 = 64 * 1024;
+
+    fn begin(metrics: &Metrics, started: Instant) -> Self {
+        Self { started, since: Instant::now(), received_before: metrics.bytes_received() }
+    }
+
+    fn end(&mut self, metrics: &Metrics) {
+        let (now, bytes) = (Instant::now(), metrics.bytes_received() - self.received_before);
+        if bytes >= Self::BYTES_MIN {
+            metrics.line_brought(bytes, now - self.since, now - self.started);
+        }
+        *self = Self::begin(metrics, self.started);
+    }
+}
+
 struct MeteredBody {
     body: Body,
     flight: InFlight,
     owed: Owed,
+    line: LineSample,
     sample: Sample,
 }
 
@@ -174,6 +203,9 @@ impl Stream for MeteredBody {
                 this.sample.bytes += chunk.len() as u64;
                 if this.sample.since.elapsed() >= Sample::LONG {
                     this.learn();
+                    this.line.end(&this.flight.0);
+                } else if this.owed.bytes == 0 {
+                    this.line.end(&this.flight.0);
                 }
             }
             Some(Err(err)) => this.metrics().failed(err.kind()),

@@ -44,8 +44,8 @@ pub fn wrap(
     let metered: Arc<dyn ObjectStore> = Arc::new(MeteredStore::new(bucket, Arc::clone(&metrics)));
     let hedged = Arc::new(HedgedStore::new(Arc::clone(&metered), Arc::clone(&metrics)));
     let (start, serve) = (RetryConfig::start(), RetryConfig::serve());
-    let retried = Arc::new(RetryStore::with_first(hedged, metered, start, serve, metrics, seed));
-    Arc::new(LimitedStore::new(retried, limits))
+    let retried = Arc::new(RetryStore::with_first(hedged, metered, start, serve, Arc::clone(&metrics), seed));
+    Arc::new(LimitedStore::new(retried, limits, metrics))
 }
 
 /// Of the jitter: different for each mount, also for many that a cluster starts at once.

@@ -44,6 +44,9 @@ struct Args {
     /// Bytes per second on each connection, as in 90MB
     #[arg(long, value_parser = parse_size)]
     bandwidth: Option<u64>,
+    /// Bits per second of all answers together, as in 10mbit
+    #[arg(long, value_parser = parse_bits)]
+    line: Option<u64>,
     /// The standard far server: 20 ms for GET and HEAD, 60 ms for LIST, 90 MB/s per connection
     #[arg(long)]
     far: bool,
@@ -145,6 +148,7 @@ fn shaping(args: &Args) -> Shaping {
         latency_get: args.latency_get.unwrap_or(base.latency_get),
         latency_list: args.latency_list.unwrap_or(base.latency_list),
         bandwidth_per_connection: args.bandwidth.or(base.bandwidth_per_connection),
+        line: args.line.or(base.line),
         slow: one_in(args.slow_one_in),
         slow_by: args.slow_by,
         errors: one_in(args.errors_one_in),
@@ -212,6 +216,17 @@ fn parse_size(text: &str) -> Result<u64, String> {
         "GiB" => 1 << 30,
         "TiB" => 1 << 40,
         unit => return Err(format!("unknown unit {unit}")),
+    };
+    let number: u64 = number.parse().map_err(|_| format!("no number: {text}"))?;
+    number.checked_mul(factor).ok_or_else(|| format!("too large: {text}"))
+}
+
+/// A number of bits, `10mbit` or `1gbit`, in bytes.
+fn parse_bits(text: &str) -> Result<u64, String> {
+    let (number, factor) = match (text.strip_suffix("mbit"), text.strip_suffix("gbit")) {
+        (Some(number), _) => (number, 125_000),
+        (_, Some(number)) => (number, 125_000_000),
+        _ => return Err("expected a number of mbit or gbit".to_owned()),
     };
     let number: u64 = number.parse().map_err(|_| format!("no number: {text}"))?;
     number.checked_mul(factor).ok_or_else(|| format!("too large: {text}"))

@@ -80,6 +80,8 @@ pub(crate) struct Bounds {
     pub(crate) window_max: u64,
     /// Bytes of one part.
     pub(crate) part_max: u64,
+    /// Bytes of one GET that a reader waits for.
+    pub(crate) demand_max: u64,
 }
 
 /// What a read means.

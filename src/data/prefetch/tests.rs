@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use super::window::WINDOW_BYTES_START;
 use super::*;
 
-const BOUNDS: Bounds = Bounds { window_max: 128 << 20, part_max: PART_BYTES_MAX };
+const BOUNDS: Bounds =
+    Bounds { window_max: 128 << 20, part_max: PART_BYTES_MAX, demand_max: PART_BYTES_MAX };
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -338,7 +339,7 @@ fn a_reader_that_never_waits_keeps_the_first_window() {
 
 #[test]
 fn small_bounds_are_kept() {
-    let bounds = Bounds { window_max: 2 * MIB, part_max: 256 << 10 };
+    let bounds = Bounds { window_max: 2 * MIB, part_max: 256 << 10, ..BOUNDS };
     for (stride, size) in [(128 << 10, GIB), (17 << 20, 4 * GIB)] {
         let mut detector = Detector::new(size);
         for (at, _) in every(0, stride, ALIGN, 100) {

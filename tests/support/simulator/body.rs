@@ -24,7 +24,13 @@ const CATCH_UP: Duration = Duration::from_millis(20);
 const PORTIONS_PER_SECOND: u64 = 200;
 const PORTION_MIN: u64 = 4 << 10;
 
-/// When the next byte may go out; one per connection, for all its bodies.
+/// A shaped line carries the answers of all connections in turn, in packets of so much: at 10 Mbit/s one
+/// lasts 3 ms, so that a short answer is soon through beside many long ones.
+const PACKET: u64 = 4 << 10;
+/// What the head of an answer takes on the line.
+const HEAD: u64 = 500;
+
+/// When the next byte may go out: one per connection, for all its bodies, and one for the line.
 pub(crate) struct Pace(Mutex<Instant>);
 
 impl Default for Pace {
@@ -48,6 +54,13 @@ impl Pace {
         *free_at = (*free_at).max(oldest) + Duration::from_nanos(nanos);
         *free_at
     }
+
+    /// Of a line: waits until it has carried the head of an answer, behind all that it was given earlier.
+    pub(crate) async fn carry_head(&self, bandwidth: u64) {
+        self.begin();
+        let arrives = self.spend(HEAD, bandwidth);
+        tokio::time::sleep_until(arrives).await;
+    }
 }
 
 /// The error that makes hyper close the connection in the middle of a body.
@@ -69,6 +82,9 @@ pub(crate) struct ShapedBody {
     sent: u64,
     ending: Ending,
     pacing: Option<(Arc<Pace>, u64)>,
+    line: Option<u64>,
+    /// What is on the line now, and arrives when `sleep` is over.
+    carried: Bytes,
     sleep: Option<Pin<Box<Sleep>>>,
     /// Sorted by place, the next one last.
     due: Vec<Due>,
@@ -114,6 +130,8 @@ impl ShapedBody {
             sent: 0,
             ending,
             pacing,
+            line: fate.line,
+            carried: Bytes::new(),
             sleep: None,
             due,
             world,
@@ -134,6 +152,9 @@ impl ShapedBody {
         if let Some((_, bandwidth)) = self.pacing {
             portion = portion.min((bandwidth / PORTIONS_PER_SECOND).max(PORTION_MIN));
         }
+        if self.line.is_some() {
+            portion = portion.min(PACKET);
+        }
         if let Ending::Cut(place) | Ending::Stall(place) = self.ending {
             portion = portion.min(place - self.sent);
         }
@@ -141,6 +162,22 @@ impl ShapedBody {
             portion = portion.min(due.after_bytes - self.sent);
         }
         portion
+    }
+
+    /// Sends what has gone its way, if that is anything.
+    fn arrive(&mut self) -> Option<Bytes> {
+        let arrived = std::mem::take(&mut self.carried);
+        if arrived.is_empty() {
+            return None;
+        }
+        let portion = arrived.len() as u64;
+        self.sent += portion;
+        self.flight.sent(portion);
+        if let Some((pace, bandwidth)) = &self.pacing {
+            let free_at = pace.spend(portion, *bandwidth);
+            self.sleep = Some(Box::pin(tokio::time::sleep_until(free_at)));
+        }
+        Some(arrived)
     }
 
     fn run_due(&mut self) {
@@ -163,6 +200,9 @@ impl Body for ShapedBody {
             ready!(sleep.as_mut().poll(ctx));
             this.sleep = None;
         }
+        if let Some(arrived) = this.arrive() {
+            return Poll::Ready(Some(Ok(Frame::data(arrived))));
+        }
         this.run_due();
         match this.ending {
             // Once more through the loop of hyper, which flushes while a body is pending.
@@ -184,18 +224,22 @@ impl Body for ShapedBody {
             }
         }
         let portion = this.portion();
-        let data = this.held.split_to(usize::try_from(portion).expect("64-bit machine"));
-        this.sent += portion;
-        this.flight.sent(portion);
-        if let Some((pace, bandwidth)) = &this.pacing {
-            let free_at = pace.spend(portion, *bandwidth);
-            this.sleep = Some(Box::pin(tokio::time::sleep_until(free_at)));
+        this.carried = this.held.split_to(usize::try_from(portion).expect("64-bit machine"));
+        if let Some(bandwidth) = this.line {
+            let arrives = this.world.line.spend(portion, bandwidth);
+            this.sleep = Some(Box::pin(tokio::time::sleep_until(arrives)));
+            ready!(this.sleep.as_mut().expect("just set").as_mut().poll(ctx));
+            this.sleep = None;
         }
-        Poll::Ready(Some(Ok(Frame::data(data))))
+        let arrived = this.arrive().expect("a portion is not empty");
+        Poll::Ready(Some(Ok(Frame::data(arrived))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.with_length && self.held.is_empty() && self.inner.is_end_stream()
+        self.with_length
+            && self.held.is_empty()
+            && self.carried.is_empty()
+            && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -48,6 +48,8 @@ pub(crate) struct Counts {
     pub(crate) connections: u64,
     /// The most requests that were open at once.
     pub(crate) concurrent_max: u64,
+    /// The most bytes of GET that were promised and not yet sent at once.
+    pub(crate) owed_max: u64,
 }
 
 impl Counts {
@@ -63,7 +65,7 @@ impl Counts {
             "client_errors": self.client_errors, "server_errors": self.server_errors,
             "faults": self.faults, "bytes_requested": self.bytes_requested,
             "bytes_sent": self.bytes_sent, "connections": self.connections,
-            "concurrent_max": self.concurrent_max,
+            "concurrent_max": self.concurrent_max, "owed_max": self.owed_max,
         })
     }
 
@@ -91,6 +93,7 @@ struct Inner {
     /// Raised by a reset: what began before it is no longer counted.
     epoch: u64,
     n_open: u64,
+    owed: u64,
     /// Since the start, resets or not.
     n_connections: u64,
     n_requests: u64,
@@ -136,7 +139,8 @@ impl Log {
 
     pub(crate) fn reset(&self) {
         let mut inner = self.inner.lock();
-        inner.counts = Counts { concurrent_max: inner.n_open, ..Counts::default() };
+        let (concurrent_max, owed_max) = (inner.n_open, inner.owed);
+        inner.counts = Counts { concurrent_max, owed_max, ..Counts::default() };
         inner.entries = Vec::new();
         inner.epoch += 1;
     }
@@ -223,11 +227,15 @@ impl Flight {
 
     fn update(&mut self, change: impl FnOnce(&mut LogEntry, &mut Counts)) {
         let mut inner = self.log.inner.lock();
+        inner.owed -= self.entry.owed();
         if inner.epoch != self.epoch {
             change(&mut self.entry, &mut Counts::default());
+            inner.owed += self.entry.owed();
             return;
         }
         change(&mut self.entry, &mut inner.counts);
+        inner.owed += self.entry.owed();
+        inner.counts.owed_max = inner.counts.owed_max.max(inner.owed);
         if let Some(place) = self.place {
             let entry = &self.entry;
             inner.entries[place].clone_from(entry);
@@ -239,6 +247,7 @@ impl Drop for Flight {
     fn drop(&mut self) {
         let mut inner = self.log.inner.lock();
         inner.n_open -= 1;
+        inner.owed -= self.entry.owed();
         if let Some(file) = &mut inner.file {
             // A log that cannot be written must not stop the server it describes.
             drop(writeln!(file, "{}", self.entry.to_json()));
@@ -247,6 +256,11 @@ impl Drop for Flight {
 }
 
 impl LogEntry {
+    /// Promised, and not yet sent.
+    fn owed(&self) -> u64 {
+        self.bytes_requested.saturating_sub(self.bytes_sent)
+    }
+
     fn to_json(&self) -> Value {
         let call = &self.call;
         json!({

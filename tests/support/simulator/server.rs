@@ -33,6 +33,10 @@ use super::shaping::{Fate, InjectedError, Outcome};
 use super::writes::Writes;
 use super::{World, issuer};
 
+/// What the system keeps of an answer that is not sent yet, on a shaped line: its own choice is megabytes,
+/// which the line would count as carried although the client does not read them.
+const SEND_BUFFER: usize = 16 << 10;
+
 /// Paths below this are about the simulator itself, and are not logged.
 const CONTROL: &str = "/_sim/";
 
@@ -81,6 +85,9 @@ impl Server {
     async fn connection(self, stream: TcpStream) {
         // Otherwise a small answer waits 40 ms for the acknowledgement of its head.
         stream.set_nodelay(true).expect("a TCP socket");
+        if self.world.shaper.lock().shaping().line.is_some() {
+            SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER).expect("a TCP socket");
+        }
         let socket = stream.as_fd().try_clone_to_owned().expect("a free file descriptor");
         match self.acceptor.clone() {
             None => self.serve(stream, socket).await,
@@ -138,6 +145,9 @@ impl Server {
         // Even a sleep of no time waits for the next tick of the timer, up to 1 ms.
         if !fate.delay.is_zero() {
             tokio::time::sleep(fate.delay).await;
+        }
+        if let Some(bandwidth) = fate.line {
+            self.world.line.carry_head(bandwidth).await;
         }
         match fate.outcome {
             Outcome::Reset => {

@@ -16,6 +16,8 @@ pub(crate) struct Shaping {
     pub(crate) latency_list: Duration,
     /// Bytes per second of bodies, on each connection; none: as fast as the machine.
     pub(crate) bandwidth_per_connection: Option<u64>,
+    /// Bytes per second of all answers together, on all connections; none: as fast as the machine.
+    pub(crate) line: Option<u64>,
     /// Answers that begin later by `slow_by`.
     pub(crate) slow: Share,
     pub(crate) slow_by: Duration,
@@ -78,6 +80,7 @@ impl Default for Shaping {
             latency_get: Duration::ZERO,
             latency_list: Duration::ZERO,
             bandwidth_per_connection: None,
+            line: None,
             slow: Share::None,
             slow_by: Duration::ZERO,
             errors: Share::None,
@@ -110,6 +113,7 @@ pub(crate) struct Fate {
     pub(crate) delay: Duration,
     pub(crate) outcome: Outcome,
     pub(crate) bandwidth: Option<u64>,
+    pub(crate) line: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -162,15 +166,16 @@ impl Shaper {
             Kind::List => shaping.latency_list,
             Kind::Put | Kind::Delete | Kind::Other => Duration::ZERO,
         };
-        let bandwidth = shaping.bandwidth_per_connection;
+        let (bandwidth, line) = (shaping.bandwidth_per_connection, shaping.line);
         let scope = &shaping.scope;
         if !scope.kinds.contains(&call.kind) || !call.subject().starts_with(&scope.prefix) {
-            return Fate { delay: latency, outcome: Outcome::Serve, bandwidth };
+            return Fate { delay: latency, outcome: Outcome::Serve, bandwidth, line };
         }
         self.n_in_scope += 1;
         let dice = Dice { seed: self.shaping.seed, number: self.n_in_scope };
         let slow = if dice.hits(shaping.slow, 1) { shaping.slow_by } else { Duration::ZERO };
-        Fate { delay: latency + slow, outcome: shaping.outcome(dice, call.kind), bandwidth }
+        let outcome = self.shaping.outcome(dice, call.kind);
+        Fate { delay: latency + slow, outcome, bandwidth, line }
     }
 }
 

@@ -14,6 +14,7 @@ use parking_lot::{Mutex, RwLock};
 use sha2::{Digest, Sha256};
 
 use super::access::{Credential, Credentials};
+use super::body::Pace;
 use super::bucket::{Bucket, Object};
 use super::call::Kind;
 use super::hooks::{Held, Hooks};
@@ -31,6 +32,8 @@ pub(crate) struct World {
     pub(crate) credentials: RwLock<Credentials>,
     pub(crate) issuer: Issuer,
     pub(crate) shaper: Mutex<Shaper>,
+    /// What all answers come through, where shaping says so.
+    pub(crate) line: Pace,
     pub(crate) hooks: Hooks,
     quirks: Switches,
     pub(crate) log: Arc<Log>,
@@ -46,6 +49,7 @@ impl World {
             credentials: RwLock::default(),
             issuer: Issuer::default(),
             shaper: Mutex::default(),
+            line: Pace::default(),
             hooks: Hooks::default(),
             quirks: Switches::default(),
             log: Arc::default(),
