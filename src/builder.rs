@@ -121,6 +121,18 @@ impl Builder {
         self
     }
 
+    /// The most requests in flight, from 2 to 64; what is outside is moved to the nearest.
+    pub fn max_requests(mut self, n_requests: u16) -> Self {
+        self.args.max_requests = Some(n_requests.clamp(2, 64));
+        self
+    }
+
+    /// The most bytes that are received in a second, at least 64 KiB; what is less is raised to that.
+    pub fn max_bandwidth(mut self, bytes: u64) -> Self {
+        self.args.max_bandwidth = Some(bytes.max(crate::config::BANDWIDTH_MIN_BYTES));
+        self
+    }
+
     /// Hears sentences about what does not stand in the way, during [`Builder::start`]; by default
     /// they are events of `tracing`, as all that the mount says later.
     pub fn on_warning(mut self, warn: impl FnMut(&str) + Send + 'static) -> Self {

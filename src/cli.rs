@@ -21,6 +21,7 @@ use crate::config::{MetadataTtl, MountFlag, Ttl, values};
 const BUCKET: &str = "Bucket and credentials";
 const FILES: &str = "Files";
 const CACHING: &str = "Caching and memory";
+const NETWORK: &str = "Network";
 const RUNNING: &str = "Running";
 const LOGGING: &str = "Logging";
 
@@ -165,6 +166,18 @@ pub struct Args {
         help_heading = CACHING)]
     pub max_threads: Option<u16>,
 
+    /// The most requests in flight, from 2 to 64; one place of eight is for names [default: one for each
+    /// 5MiB of --memory, from 12 to 64].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(2..=64),
+        help_heading = NETWORK)]
+    pub max_requests: Option<u16>,
+
+    /// The most that is received in a second, as 20MiB, at least 64KiB; names go before files [default:
+    /// what the network gives].
+    #[arg(long, value_name = "SIZE", value_parser = values::parse_bandwidth,
+        help_heading = NETWORK)]
+    pub max_bandwidth: Option<u64>,
+
     /// Stay in the foreground until unmounted [default: return when the mount answers].
     #[arg(long, short, help_heading = RUNNING)]
     pub foreground: bool,
@@ -306,6 +319,10 @@ mod tests {
         check_refused("b /m --metadata-ttl soon", &["--metadata-ttl", "soon", "auto", "forever"]);
         check_refused("b /m --file-mode 888", &["--file-mode", "888", "0777"]);
         check_refused("b /m --max-threads 0", &["--max-threads", "0", "1..=64"]);
+        check_refused("b /m --max-requests 1", &["--max-requests", "1", "2..=64"]);
+        check_refused("b /m --max-requests 65", &["--max-requests", "65", "2..=64"]);
+        check_refused("b /m --max-bandwidth 63KiB", &["--max-bandwidth", "63KiB", "64KiB"]);
+        check_refused("b /m --max-bandwidth fast", &["--max-bandwidth", "fast", "20MiB"]);
         check_refused("b /m --log-level loud", &["--log-level", "loud", "trace"]);
         check_refused("b /m --uid 4294967295", &["--uid", "4294967295"]);
         check_refused("b /m -o memory=1", &["--memory", "'1'", "32MiB"]);
@@ -346,7 +363,7 @@ mod tests {
     fn help_names_each_heading() {
         let help = parse_line("--help").unwrap_err();
         assert!(help.starts_with("0 "), "{help}");
-        for part in [BUCKET, FILES, CACHING, RUNNING, LOGGING, "0444", "auto", "1s"] {
+        for part in [BUCKET, FILES, CACHING, NETWORK, RUNNING, LOGGING, "0444", "auto", "1s"] {
             assert!(help.contains(part), "{part}");
         }
         assert!(parse_line("--version").unwrap_err().starts_with("0 s3mount "));

@@ -24,7 +24,17 @@ pub struct Config {
     pub memory_max_bytes: u64,
     /// How long the content of a file that is cached is believed when it is opened.
     pub open_ttl: Ttl,
+    pub network: NetworkConfig,
     pub log: LogConfig,
+}
+
+/// What the mount may have of the network; `None` is for what suits the mount.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct NetworkConfig {
+    /// Requests in flight.
+    pub requests_max: Option<usize>,
+    /// Received in a second.
+    pub bytes_per_second_max: Option<u64>,
 }
 
 /// Where the bucket is and who asks.
@@ -158,6 +168,10 @@ pub struct UsageError(pub String);
 
 /// Below this a few parts in flight and a page of a listing have no room beside each other.
 pub const MEMORY_MIN_BYTES: u64 = 32 << 20;
+
+/// The least bandwidth, in bytes a second: with less, a read of the kernel's (1 MiB) beside another would
+/// come near its deadline of 60 s.
+pub const BANDWIDTH_MIN_BYTES: u64 = 64 << 10;
 
 /// `--memory` where it was not typed: small against the machine, so that a mount is no burden on a
 /// laptop, and small against a container's limit, which also counts the program that reads.

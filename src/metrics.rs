@@ -140,6 +140,11 @@ impl Metrics {
         self.line.first_byte_seen(elapsed);
     }
 
+    /// One connection brought `bytes` of a body in `elapsed`, however many others shared the line.
+    pub fn body_seen(&self, bytes: u64, elapsed: Duration) {
+        self.line.body_seen(bytes, elapsed);
+    }
+
     /// All connections together brought `bytes` in `elapsed`, which ended at `now` by the mount's clock.
     pub fn line_brought(&self, bytes: u64, elapsed: Duration, now: Duration) {
         self.line.brought(bytes, elapsed, now);

@@ -8,7 +8,7 @@ use super::Args;
 use crate::config::bucket::{BucketName, normalize_prefix};
 use crate::config::{
     Access, BucketConfig, Config, Environment, LogConfig, LogTarget, MountConfig, NamesConfig,
-    UsageError, default_memory_bytes,
+    NetworkConfig, UsageError, default_memory_bytes,
 };
 use crate::config::{endpoint, profiles};
 
@@ -31,6 +31,10 @@ impl Config {
                 )
             }),
             open_ttl: args.open_ttl,
+            network: NetworkConfig {
+                requests_max: args.max_requests.map(usize::from),
+                bytes_per_second_max: args.max_bandwidth,
+            },
             log: log_config(args)?,
         })
     }

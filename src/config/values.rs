@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
-use super::{FOREVER, MEMORY_MIN_BYTES, MetadataTtl, Ttl};
+use super::{BANDWIDTH_MIN_BYTES, FOREVER, MEMORY_MIN_BYTES, MetadataTtl, Ttl};
 
 /// `512MiB`, `128M`, `1G`, plain bytes.
 pub fn parse_size(text: &str) -> Result<u64, String> {
@@ -35,6 +35,17 @@ pub fn parse_memory(text: &str) -> Result<u64, String> {
     let bytes = parse_size(text)?;
     if bytes < MEMORY_MIN_BYTES {
         return Err(format!("the smallest that works is {}MiB", MEMORY_MIN_BYTES >> 20));
+    }
+    Ok(bytes)
+}
+
+/// `--max-bandwidth`: bytes in a second.
+pub fn parse_bandwidth(text: &str) -> Result<u64, String> {
+    let bytes =
+        parse_size(text).map_err(|_| "a size for each second is written as 20MiB or 500K")?;
+    if bytes < BANDWIDTH_MIN_BYTES {
+        let least = BANDWIDTH_MIN_BYTES >> 10;
+        return Err(format!("the smallest that works is {least}KiB, for each second"));
     }
     Ok(bytes)
 }

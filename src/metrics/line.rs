@@ -11,13 +11,16 @@ const PERIOD: Duration = Duration::from_secs(5);
 
 /// What may wait in the queues beside what the delay of the line holds. Less would leave it idle when
 /// answers are uneven; a fresh read waits for so long at worst.
-const QUEUE: Duration = Duration::from_millis(200);
+const QUEUE: Duration = Duration::from_millis(150);
 
 /// First bytes that took longer say more of the server, or of the queue itself, than of the line.
 const FIRST_BYTE_MAX: Duration = Duration::from_millis(200);
 
-/// One aligned request.
-const WINDOW_BYTES_MIN: u64 = 128 << 10;
+/// One aligned request: the least part.
+const PART_BYTES: u64 = 128 << 10;
+
+/// A connection on which a part takes longer brings nothing to speak of.
+const PART_MAX: Duration = Duration::from_secs(2);
 
 /// What is known of it.
 #[derive(Default, Debug)]
@@ -30,6 +33,8 @@ pub(super) struct Line {
     period: AtomicU64,
     /// The complement of the shortest ever in nanoseconds, so that 0 is nothing yet.
     first_byte: AtomicU64,
+    /// The same of what a part takes on one connection, from its first byte on.
+    part: AtomicU64,
 }
 
 impl Line {
@@ -54,8 +59,14 @@ impl Line {
     }
 
     pub(super) fn first_byte_seen(&self, elapsed: Duration) {
-        let nanos = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
-        self.first_byte.fetch_max(!nanos, Ordering::Relaxed);
+        note_shortest(&self.first_byte, elapsed);
+    }
+
+    /// One connection brought `bytes` of a body in `elapsed`.
+    pub(super) fn body_seen(&self, bytes: u64, elapsed: Duration) {
+        let nanos = elapsed.as_nanos() * u128::from(PART_BYTES) / u128::from(bytes.max(1));
+        let part = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        note_shortest(&self.part, part);
     }
 
     /// Bytes a second.
@@ -65,15 +76,27 @@ impl Line {
         (speed > 0).then_some(speed)
     }
 
-    /// How many bytes may be on their way: what the line brings in twice its delay, and [`QUEUE`]. Twice,
-    /// so that the bound can grow where it was itself what kept the line from bringing more.
+    /// How many bytes may be on their way: what the line brings in twice its delay, in the time of a part,
+    /// and in [`QUEUE`]. Twice, and the time of a part, so that the bound can grow where it was itself what kept
+    /// the line from bringing more: a slow connection is no slow line, as others may be just as fast
+    /// beside it.
     pub(super) fn window_bytes(&self) -> Option<u64> {
         let speed = self.speed()?;
-        let first_byte = Duration::from_nanos(!self.first_byte.load(Ordering::Relaxed));
-        let lasts = first_byte.min(FIRST_BYTE_MAX) * 2 + QUEUE;
+        let first_byte = shortest(&self.first_byte).min(FIRST_BYTE_MAX);
+        let lasts = first_byte * 2 + shortest(&self.part).min(PART_MAX) + QUEUE;
         let bytes = u128::from(speed) * lasts.as_nanos() / 1_000_000_000;
-        Some(u64::try_from(bytes).unwrap_or(u64::MAX).max(WINDOW_BYTES_MIN))
+        Some(u64::try_from(bytes).unwrap_or(u64::MAX).max(PART_BYTES))
     }
+}
+
+fn note_shortest(complement: &AtomicU64, time: Duration) {
+    let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    complement.fetch_max(!nanos, Ordering::Relaxed);
+}
+
+/// Very long where nothing was noted yet.
+fn shortest(complement: &AtomicU64) -> Duration {
+    Duration::from_nanos(!complement.load(Ordering::Relaxed))
 }
 
 #[cfg(test)]
@@ -87,21 +110,40 @@ mod tests {
         let line = Line::default();
         line.first_byte_seen(Duration::from_millis(80));
         line.first_byte_seen(Duration::from_millis(300));
+        line.body_seen(125_000, Duration::from_millis(100));
+        line.body_seen(125_000, Duration::from_millis(300));
         line.brought(1_250_000, SECOND, SECOND);
         line
     }
 
     #[test]
-    fn the_window_is_what_comes_in_twice_the_shortest_delay_and_a_fifth_of_a_second() {
+    fn the_window_is_what_comes_in_twice_the_shortest_delay_the_time_of_a_part_and_150_ms() {
         assert_eq!(Line::default().window_bytes(), None);
-        assert_eq!(slow().window_bytes(), Some(450_000));
+        assert_eq!(slow().window_bytes(), Some(518_572));
         let line = Line::default();
         line.first_byte_seen(SECOND);
+        line.body_seen(PART_BYTES, 10 * SECOND);
         line.brought(1_000_000, SECOND, SECOND);
-        assert_eq!(line.window_bytes(), Some(600_000), "a server that thinks is no long line");
+        assert_eq!(line.window_bytes(), Some(2_550_000), "a server that thinks is no long line");
         line.brought(1, SECOND, 100 * SECOND);
         line.brought(1, SECOND, 200 * SECOND);
-        assert_eq!(line.window_bytes(), Some(WINDOW_BYTES_MIN));
+        assert_eq!(line.window_bytes(), Some(PART_BYTES));
+    }
+
+    #[test]
+    fn slow_connections_beside_each_other_are_each_let_in() {
+        let line = Line::default();
+        line.first_byte_seen(Duration::from_millis(20));
+        // 0.1 MB/s each.
+        line.body_seen(100_000, SECOND);
+        let mut n_parts = 1;
+        for round in 1..20 {
+            line.brought(n_parts * 100_000, SECOND, round * SECOND);
+            let window = line.window_bytes().unwrap();
+            assert!(window > n_parts * PART_BYTES, "round {round}: {window}");
+            n_parts = window.div_ceil(PART_BYTES);
+        }
+        assert!(n_parts > 10, "{n_parts}");
     }
 
     #[test]

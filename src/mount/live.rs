@@ -17,7 +17,7 @@ use super::attach::{Attached, MountGuard, Unmounted, mount as attach};
 use super::point::Target;
 use super::session::Session;
 use super::start_error::{StartError, StartErrorKind};
-use crate::config::{BucketConfig, Config};
+use crate::config::{BucketConfig, Config, NetworkConfig};
 use crate::control::{Commands, Control, NoControl};
 use crate::data::{Data, DataConfig, Numbering};
 use crate::error::{StoreError, StoreErrorKind};
@@ -305,7 +305,9 @@ struct Proven {
 /// Connects, and proves bucket, credentials and region by the listing that the root needs anyway.
 async fn prove(config: &Config) -> Result<Proven, StartError> {
     let bucket = &config.bucket;
-    let limits = LimitConfig::for_memory(config.memory_max_bytes);
+    let NetworkConfig { requests_max, bytes_per_second_max } = config.network;
+    let limits = LimitConfig::for_memory(config.memory_max_bytes)
+        .bounded(requests_max, bytes_per_second_max);
     let failed = |err: StoreError| StartError::from_store(&err, bucket);
     let metrics = Arc::new(Metrics::default());
     let (files, counters) = (&bucket.credential_files, Arc::clone(&metrics));

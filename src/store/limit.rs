@@ -317,4 +317,61 @@ mod tests {
         assert_eq!(err.kind(), StoreErrorKind::TimedOut);
         assert_eq!(start.elapsed().as_secs(), 4);
     }
+
+    /// A store that may receive 1 MB in a second, of an object of 3 MB.
+    fn narrow() -> (FakeStore, LimitedStore) {
+        let fake = FakeStore::new();
+        fake.put("a", vec![1; 3_000_000]);
+        let limits = LimitConfig::for_memory(u64::MAX).bounded(None, Some(1_000_000));
+        let store = LimitedStore::new(Arc::new(fake.clone()), limits, Arc::default());
+        (fake, store)
+    }
+
+    async fn read_all(store: &LimitedStore) {
+        let mut body = store.get(get()).await.unwrap().body;
+        while let Some(chunk) = body.next().await {
+            chunk.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_bodies_together_bring_no_more_than_is_allowed() {
+        let (_fake, store) = narrow();
+        let start = Instant::now();
+        tokio::join!(read_all(&store), read_all(&store));
+        let took = start.elapsed().as_secs_f64();
+        assert!((5.9..6.1).contains(&took), "6 MB at 1 MB/s: {took}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_do_not_wait_for_the_bound_and_data_makes_up_for_them() {
+        let (fake, store) = narrow();
+        (0..1000).for_each(|n| drop(fake.put(&format!("b/{n:04}{}", "x".repeat(695)), "")));
+        let start = Instant::now();
+        let (listed, ()) = tokio::join!(
+            async {
+                sleep(Duration::from_secs(1)).await;
+                let asked = Instant::now();
+                store.list(ListRequest::directory("b/")).await.unwrap();
+                asked.elapsed()
+            },
+            read_all(&store),
+        );
+        assert_eq!(listed, Duration::from_millis(20), "the latency");
+        let took = start.elapsed().as_secs_f64();
+        assert!((3.9..4.1).contains(&took), "3 MB, and a page of 1,000 times 1,000 bytes: {took}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_asked_for_takes_the_place_of_what_the_memory_gives() {
+        let limits = LimitConfig::for_memory(u64::MAX);
+        assert_eq!((limits.requests_max, limits.metadata_reserve), (64, 8));
+        let limits = limits.bounded(Some(2), None);
+        assert_eq!((limits.requests_max, limits.metadata_reserve), (2, 1));
+        let (fake, _) = setup(1, 0);
+        let store = LimitedStore::new(Arc::new(fake), limits, Arc::default());
+        let _first = store.get(get()).await.unwrap();
+        assert!(timeout(Duration::from_secs(1), store.get(get())).await.is_err());
+        store.head("a").await.unwrap();
+    }
 }

@@ -161,7 +161,11 @@ impl LineSample {
         Self { started, since: Instant::now(), received_before: metrics.bytes_received() }
     }
 
-    fn end(&mut self, metrics: &Metrics) {
+    /// `own` is what its own body brought of it.
+    fn end(&mut self, metrics: &Metrics, own: &Sample) {
+        if own.bytes >= Self::BYTES_MIN {
+            metrics.body_seen(own.bytes, own.since.elapsed());
+        }
         let (now, bytes) = (Instant::now(), metrics.bytes_received() - self.received_before);
         if bytes >= Self::BYTES_MIN {
             metrics.line_brought(bytes, now - self.since, now - self.started);
@@ -201,11 +205,12 @@ impl Stream for MeteredBody {
                 this.metrics().received(chunk.len() as u64);
                 this.owed.came(chunk.len() as u64);
                 this.sample.bytes += chunk.len() as u64;
-                if this.sample.since.elapsed() >= Sample::LONG {
+                let is_long = this.sample.since.elapsed() >= Sample::LONG;
+                if is_long || this.owed.bytes == 0 {
+                    this.line.end(&this.flight.0, &this.sample);
+                }
+                if is_long {
                     this.learn();
-                    this.line.end(&this.flight.0);
-                } else if this.owed.bytes == 0 {
-                    this.line.end(&this.flight.0);
                 }
             }
             Some(Err(err)) => this.metrics().failed(err.kind()),

@@ -44,7 +44,8 @@ pub fn wrap(
     let metered: Arc<dyn ObjectStore> = Arc::new(MeteredStore::new(bucket, Arc::clone(&metrics)));
     let hedged = Arc::new(HedgedStore::new(Arc::clone(&metered), Arc::clone(&metrics)));
     let (start, serve) = (RetryConfig::start(), RetryConfig::serve());
-    let retried = Arc::new(RetryStore::with_first(hedged, metered, start, serve, Arc::clone(&metrics), seed));
+    let retried =
+        Arc::new(RetryStore::with_first(hedged, metered, start, serve, Arc::clone(&metrics), seed));
     Arc::new(LimitedStore::new(retried, limits, metrics))
 }
 

@@ -261,3 +261,210 @@ impl Drop for Permit {
         self.gate.leave(self.class, &self.key, self.bytes);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::Pin;
+
+    use futures_util::FutureExt;
+    use tokio::task::unconstrained;
+    use tokio::time::advance;
+
+    use super::Class::{Ahead, Demand, Metadata};
+    use super::*;
+
+    const KIB: u64 = 1 << 10;
+
+    type Entering = Pin<Box<dyn Future<Output = Permit>>>;
+
+    /// With so many places, one of eight for metadata, and nothing known of the line.
+    fn gate(requests_max: usize) -> Arc<Gate> {
+        Arc::new(Gate::new(requests_max, requests_max / 8, Arc::default()))
+    }
+
+    /// Asks, and looks once whether it is let in.
+    fn enter(gate: &Arc<Gate>, class: Class, key: &str, kib: u64) -> Result<Permit, Entering> {
+        let asked = Asked { class, key: key.into(), bytes: Some(kib * KIB) };
+        let gate = Arc::clone(gate);
+        // Tests look at many in one step, which is more than tokio lets a task do.
+        let entering = unconstrained(async move { Gate::enter(&gate, asked).await });
+        let mut entering: Entering = Box::pin(entering);
+        entering.as_mut().now_or_never().ok_or(entering)
+    }
+
+    fn now(entering: &mut Result<Permit, Entering>) -> bool {
+        if let Err(waiting) = entering
+            && let Some(permit) = waiting.as_mut().now_or_never()
+        {
+            *entering = Ok(permit);
+        }
+        entering.is_ok()
+    }
+
+    /// How many of so many are let in at once.
+    fn n_let_in(gate: &Arc<Gate>, class: Class, key: &str, kib: u64) -> usize {
+        let entering: Vec<_> = (0..40).map(|_| enter(gate, class, key, kib)).collect();
+        entering.iter().filter(|entering| entering.is_ok()).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_is_on_its_way_than_the_line_brings_soon() {
+        let unknown = gate(64);
+        assert_eq!(n_let_in(&unknown, Ahead, "a", 128), 4);
+        assert_eq!(n_let_in(&unknown, Demand, "a", 128), 4);
+        let metrics = Arc::new(Metrics::default());
+        metrics.first_byte_seen(Duration::from_millis(50));
+        metrics.body_seen(128 * KIB, Duration::ZERO);
+        metrics.line_brought(1 << 20, Duration::from_secs(1), Duration::ZERO);
+        // 1 MiB/s for 0.25 s.
+        let known = Arc::new(Gate::new(64, 8, metrics));
+        assert_eq!(n_let_in(&known, Ahead, "a", 64), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_makes_room_before_its_request_is_over() {
+        let gate = gate(64);
+        let mut first = enter(&gate, Ahead, "a", 512).ok().unwrap();
+        let mut second = enter(&gate, Ahead, "a", 128);
+        first.came(127 * KIB);
+        assert!(!now(&mut second));
+        first.came(KIB);
+        assert!(now(&mut second));
+        // What was given up will not come.
+        let mut third = enter(&gate, Ahead, "a", 384);
+        assert!(!now(&mut third));
+        drop(first);
+        assert!(now(&mut third));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_is_larger_than_all_that_may_be_on_its_way_goes_alone() {
+        let gate = gate(64);
+        let large = enter(&gate, Ahead, "a", 100_000);
+        assert!(large.is_ok());
+        let mut next = enter(&gate, Ahead, "b", 1);
+        assert!(!now(&mut next));
+        drop(large);
+        assert!(now(&mut next));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn demand_does_not_wait_for_what_was_asked_for_ahead() {
+        let gate = gate(64);
+        let _ahead = enter(&gate, Ahead, "a", 512).ok().unwrap();
+        assert!(enter(&gate, Demand, "b", 512).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_asked_for_ahead_while_demand_waits() {
+        let gate = gate(64);
+        let first = enter(&gate, Demand, "a", 512);
+        let mut ahead = enter(&gate, Ahead, "b", 1);
+        let mut demand = enter(&gate, Demand, "a", 512);
+        drop(first);
+        assert!(now(&mut demand) && !now(&mut ahead));
+        drop(demand);
+        assert!(now(&mut ahead));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_has_nothing_on_its_way_goes_beside_and_before_one_who_has() {
+        let gate = gate(64);
+        let first = enter(&gate, Demand, "a", 256);
+        let _rest = enter(&gate, Demand, "a", 256);
+        let mut same = enter(&gate, Demand, "a", 128);
+        let fresh = enter(&gate, Demand, "b", 128);
+        assert!(!now(&mut same) && fresh.is_ok());
+        let mut second = enter(&gate, Demand, "c", 512);
+        assert!(!now(&mut second), "not without end");
+        drop(first);
+        assert!(now(&mut second) && !now(&mut same));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_get_the_line_in_turn() {
+        let gate = gate(64);
+        let mut first: Vec<_> = (0..8).map(|_| enter(&gate, Ahead, "a", 128)).collect();
+        let mut second: Vec<_> = (0..8).map(|_| enter(&gate, Ahead, "b", 128)).collect();
+        let n_in = |entering: &mut Vec<_>| {
+            entering.iter_mut().filter_map(|it| now(it).then_some(())).count()
+        };
+        assert_eq!((n_in(&mut first), n_in(&mut second)), (4, 0));
+        first.drain(..2);
+        assert_eq!((n_in(&mut first), n_in(&mut second)), (2, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_held_back_for_a_second_counts_as_demand() {
+        let gate = gate(64);
+        let mut first = enter(&gate, Demand, "a", 512).ok().unwrap();
+        let mut ahead = enter(&gate, Ahead, "b", 512);
+        let mut demand = enter(&gate, Demand, "a", 512);
+        first.came(100 * KIB);
+        assert!(!now(&mut ahead) && !now(&mut demand));
+        advance(AHEAD_WAIT_MAX).await;
+        first.came(1);
+        assert!(now(&mut ahead) && !now(&mut demand), "it has nothing on its way");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn metadata_waits_for_a_place_alone_and_has_half_of_the_line_to_itself() {
+        let gate = gate(8);
+        let first = enter(&gate, Demand, "a", 512);
+        let metadata = enter(&gate, Metadata, "", 0);
+        assert!(metadata.is_ok());
+        drop(first);
+        assert_eq!(n_let_in(&gate, Ahead, "a", 128), 2);
+        drop(metadata);
+        assert_eq!(n_let_in(&gate, Ahead, "a", 128), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_an_answer_says_counts_and_teaches_of_the_next_without_range() {
+        let gate = gate(64);
+        let whole = || Asked { class: Ahead, key: "a".into(), bytes: None };
+        let mut first = Gate::enter(&gate, whole()).now_or_never().unwrap();
+        assert_eq!(gate.ahead_owed.load(Ordering::Relaxed), WHOLE_BYTES_START);
+        first.is(1000, true);
+        assert_eq!(gate.ahead_owed.load(Ordering::Relaxed), 1000);
+        let _second = Gate::enter(&gate, whole()).now_or_never().unwrap();
+        let expected = (3 * WHOLE_BYTES_START + 1000) / 4;
+        assert_eq!(gate.ahead_owed.load(Ordering::Relaxed), 1000 + expected);
+        drop(first);
+        assert_eq!(gate.ahead_owed.load(Ordering::Relaxed), expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whatever_comes_and_goes_nothing_is_left_behind() {
+        let gate = gate(8);
+        let mut state = 7_u64;
+        let mut entering = Vec::new();
+        for _ in 0..2000 {
+            state = xxhash_rust::xxh3::xxh3_64(&state.to_le_bytes());
+            let class = [Metadata, Demand, Ahead][usize::try_from(state % 3).unwrap()];
+            let kib = if class == Metadata { 0 } else { state / 7 % 700 };
+            entering.push(enter(
+                &gate,
+                class,
+                ["a", "b", "c"][usize::try_from(state / 3 % 3).unwrap()],
+                kib,
+            ));
+            if state.is_multiple_of(5) {
+                let gone = usize::try_from(state / 11).unwrap() % entering.len();
+                drop(entering.swap_remove(gone));
+            }
+            advance(Duration::from_millis(state % 50)).await;
+        }
+        // Each that waits gets its turn when those before it have gone.
+        while !entering.is_empty() {
+            let let_in = entering.iter_mut().position(now);
+            let let_in = let_in.expect("one may always go");
+            drop(entering.swap_remove(let_in));
+        }
+        let state = gate.state.lock();
+        assert_eq!((state.n_metadata, state.n_data, state.by_key.len()), (0, 0, 0));
+        assert_eq!(gate.demand_owed.load(Ordering::Relaxed), 0);
+        assert_eq!(gate.ahead_owed.load(Ordering::Relaxed), 0);
+    }
+}
