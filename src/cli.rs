@@ -168,8 +168,7 @@ pub struct Args {
 
     /// The most requests in flight, from 2 to 64; one place of eight is for names [default: one for each
     /// 5MiB of --memory, from 12 to 64].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(2..=64),
-        help_heading = NETWORK)]
+    #[arg(long, value_name = "N", value_parser = values::parse_requests, help_heading = NETWORK)]
     pub max_requests: Option<u16>,
 
     /// The most that is received in a second, as 20MiB, at least 64KiB; names go before files [default:
@@ -319,8 +318,8 @@ mod tests {
         check_refused("b /m --metadata-ttl soon", &["--metadata-ttl", "soon", "auto", "forever"]);
         check_refused("b /m --file-mode 888", &["--file-mode", "888", "0777"]);
         check_refused("b /m --max-threads 0", &["--max-threads", "0", "1..=64"]);
-        check_refused("b /m --max-requests 1", &["--max-requests", "1", "2..=64"]);
-        check_refused("b /m --max-requests 65", &["--max-requests", "65", "2..=64"]);
+        check_refused("b /m --max-requests 1", &["--max-requests", "1", "2 to 64"]);
+        check_refused("b /m --max-requests 65", &["--max-requests", "65", "2 to 64"]);
         check_refused("b /m --max-bandwidth 63KiB", &["--max-bandwidth", "63KiB", "64KiB"]);
         check_refused("b /m --max-bandwidth fast", &["--max-bandwidth", "fast", "20MiB"]);
         check_refused("b /m --log-level loud", &["--log-level", "loud", "trace"]);

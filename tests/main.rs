@@ -18,6 +18,7 @@ mod hostile;
 mod hostile_reads;
 mod layers;
 mod lifecycle;
+mod line;
 mod listings;
 mod mapped;
 mod memory;

@@ -50,6 +50,13 @@ pub fn parse_bandwidth(text: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
+/// `--max-requests`: at least one for names and one for bytes, at most as many as `--memory` has room for
+/// beside it.
+pub fn parse_requests(text: &str) -> Result<u16, String> {
+    let number = text.trim().parse().ok().filter(|number| (2..=64).contains(number));
+    number.ok_or_else(|| "allowed is a number from 2 to 64".to_owned())
+}
+
 /// Permission bits in octal.
 pub fn parse_mode(text: &str) -> Result<u16, String> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
