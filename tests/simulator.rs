@@ -403,6 +403,33 @@ fn answers_take_their_time() {
     assert!(elapsed < expected * 3, "{elapsed:?}");
 }
 
+/// A shaped line is shared by all connections in turn: two long bodies last for the sum of both, and a short
+/// one is through before them.
+#[test]
+fn a_line_is_shared() {
+    let fixture = Fixture::new();
+    fixture.sim.put_synthetic(BUCKET, "long", 300_000);
+    fixture.sim.put_synthetic(BUCKET, "short", 4000);
+    fixture.sim.shape(|shaping| shaping.line = Some(500_000));
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| fixture.get("long").expect("served"));
+        }
+        while fixture.sim.counts().bytes_sent == 0 {
+            std::thread::yield_now();
+        }
+        fixture.get("short").expect("served");
+        let bytes_sent = fixture.sim.counts().bytes_sent;
+        assert!(bytes_sent < 604_000, "the long ones are over");
+    });
+    let elapsed = begin.elapsed();
+    // Less what the line may catch up.
+    assert!(elapsed >= Duration::from_millis(1150), "{elapsed:?}");
+    let counts = fixture.sim.counts();
+    assert!(counts.owed_max > 300_000 && counts.owed_max <= 604_000, "{counts:?}");
+}
+
 /// Counters and log say what was asked, and forget it when told to.
 #[test]
 fn requests_are_counted() {
