@@ -11,7 +11,7 @@ const PERIOD: Duration = Duration::from_secs(5);
 
 /// What may wait in the queues beside what the delay of the line holds. Less would leave it idle when
 /// answers are uneven; a fresh read waits for so long at worst.
-const QUEUE: Duration = Duration::from_millis(150);
+const QUEUE: Duration = Duration::from_millis(100);
 
 /// First bytes that took longer say more of the server, or of the queue itself, than of the line.
 const FIRST_BYTE_MAX: Duration = Duration::from_millis(200);
@@ -117,14 +117,14 @@ mod tests {
     }
 
     #[test]
-    fn the_window_is_what_comes_in_twice_the_shortest_delay_the_time_of_a_part_and_150_ms() {
+    fn the_window_is_what_comes_in_twice_the_shortest_delay_the_time_of_a_part_and_100_ms() {
         assert_eq!(Line::default().window_bytes(), None);
-        assert_eq!(slow().window_bytes(), Some(518_572));
+        assert_eq!(slow().window_bytes(), Some(456_072));
         let line = Line::default();
         line.first_byte_seen(SECOND);
         line.body_seen(PART_BYTES, 10 * SECOND);
         line.brought(1_000_000, SECOND, SECOND);
-        assert_eq!(line.window_bytes(), Some(2_550_000), "a server that thinks is no long line");
+        assert_eq!(line.window_bytes(), Some(2_500_000), "a server that thinks is no long line");
         line.brought(1, SECOND, 100 * SECOND);
         line.brought(1, SECOND, 200 * SECOND);
         assert_eq!(line.window_bytes(), Some(PART_BYTES));
