@@ -2,13 +2,15 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::mounted::{Mounted, command, sleep};
+use crate::support::hostile::{Answer, BUCKET, Hostile, OBJECT_HEADERS, filled};
+use crate::support::mounted::{Mounted, command, command_with, sleep, wait_until};
 use crate::support::simulator::Simulator;
 use crate::support::simulator::call::Kind;
 use crate::support::simulator::shaping::Shaping;
@@ -181,4 +183,46 @@ fn bounds_that_cannot_work_are_refused() {
         }
     }
     assert_eq!(simulator.counts().requests(), 0);
+}
+
+/// A server that sends the bytes of a file one by one, a second apart, is asked again a few times, and then the
+/// read ends with ETIMEDOUT, within 60 s; a program that reads it is gone at once when it is killed, and other
+/// files are read meanwhile.
+#[test]
+fn nobody_waits_for_bytes_that_drip() {
+    let content = filled(4 * MIB);
+    let objects = [("large", content.as_slice()), ("good", b"good".as_slice())];
+    let server = Hostile::start(&objects, |request| {
+        let range = request.range().filter(|range| range.start > 0)?;
+        (request.got() == Some("large")).then(|| {
+            let Range { start, end } = range;
+            let (last, length) = (end - 1, end - start);
+            let head = format!(
+                "HTTP/1.1 206 Partial Content\r\n{OBJECT_HEADERS}\
+                 Content-Range: bytes {start}-{last}/{}\r\nContent-Length: {length}\r\n\r\n",
+                4 * MIB
+            );
+            Answer::raw(head).drip(b"x", Duration::from_secs(1))
+        })
+    });
+    let mounted = Mounted::start(command_with(server.environment()), BUCKET, &[]);
+    let large = File::open(mounted.join("large")).unwrap();
+    let mut reader = Command::new("tail")
+        .args(["-c", "1000000"])
+        .arg(mounted.join("large"))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    thread::scope(|scope| {
+        let read = scope.spawn(|| large.read_at(&mut [0; 4096], 2 * MIB));
+        sleep(Duration::from_secs(3));
+        assert_eq!(fs::read(mounted.join("good")).unwrap(), b"good");
+        assert!(reader.try_wait().unwrap().is_none(), "it waits");
+        reader.kill().unwrap();
+        assert!(wait_until(|| reader.try_wait().unwrap().is_some()), "it is gone");
+        let errno = read.join().unwrap().err().and_then(|err| err.raw_os_error());
+        assert_eq!(errno, Some(libc::ETIMEDOUT), "{}", mounted.log());
+    });
+    assert!(start.elapsed() < Duration::from_secs(61), "{:?}", start.elapsed());
 }

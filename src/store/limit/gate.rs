@@ -2,8 +2,8 @@
 //! line, on which what was asked for first comes first. So the order is made here: metadata, demand, ahead,
 //! and among data who has the least on its way.
 //!
-//! Invariant: whoever could enter has entered. Demand never waits for what was asked for ahead; data
-//! that has nothing on its way never waits for the line.
+//! Invariant: whoever could enter has entered. Demand never waits for what was asked for ahead, nobody for
+//! a body that stands still, and where nothing is on its way, one goes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::metrics::Metrics;
 
@@ -22,6 +22,10 @@ const WINDOW_BYTES_START: u64 = 512 << 10;
 
 /// Asked for ahead, and held back for so long by others: by now somebody may wait for it.
 const AHEAD_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// A request that brings less than this in this time is not what fills the line: nobody waits for it.
+const MOVED_BYTES_MIN: u64 = 4 << 10;
+const MOVED_WITHIN: Duration = Duration::from_secs(3);
 
 /// What a GET without range is taken to bring before its answer says more, at first.
 const WHOLE_BYTES_START: u64 = 64 << 10;
@@ -47,9 +51,7 @@ pub(super) struct Gate {
     requests_max: usize,
     data_max: usize,
     metrics: Arc<Metrics>,
-    /// Bytes of GETs that were let in and have not come. Each chunk counts, so without the lock.
-    demand_owed: AtomicU64,
-    ahead_owed: AtomicU64,
+    started: Instant,
     /// Somebody waits for the line rather than for a place, so that each chunk may let him in.
     line_is_waited_for: AtomicBool,
     /// The last answers to GETs without range had so many bytes, smoothed.
@@ -61,10 +63,21 @@ pub(super) struct Gate {
 struct State {
     n_metadata: usize,
     n_data: usize,
-    /// Bytes of the GETs that are under way, as asked for; keys without any are not here.
+    under_way: Vec<Arc<Flow>>,
+    /// Bytes of these, as asked for; keys without any are not here.
     by_key: HashMap<Arc<str>, u64>,
     /// In order of arrival.
     waiting: Vec<Waiting>,
+}
+
+/// A GET that was let in. Each chunk counts, so without the lock.
+struct Flow {
+    /// What it was let in as.
+    class: Class,
+    /// Bytes that have not come.
+    owed: AtomicU64,
+    /// When it last moved, in milliseconds of the gate.
+    moved: AtomicU64,
 }
 
 struct Waiting {
@@ -82,8 +95,7 @@ impl Gate {
             requests_max,
             data_max: requests_max - metadata_reserve,
             metrics,
-            demand_owed: AtomicU64::new(0),
-            ahead_owed: AtomicU64::new(0),
+            started: Instant::now(),
             line_is_waited_for: AtomicBool::new(false),
             whole_bytes: AtomicU64::new(WHOLE_BYTES_START),
             state: Mutex::default(),
@@ -92,12 +104,18 @@ impl Gate {
 
     pub(super) async fn enter(gate: &Arc<Self>, asked: Asked) -> Permit {
         let bytes = asked.bytes.unwrap_or_else(|| gate.whole_bytes.load(Ordering::Relaxed));
-        let (turn, answer) = oneshot::channel();
+        let (turn, mut answer) = oneshot::channel();
         let Asked { class, key, .. } = asked;
         let waiting = Waiting { class, key, bytes, since: Instant::now(), turn };
         gate.state.lock().waiting.push(waiting);
         gate.admit();
-        answer.await.expect("a waiting request is answered before its sender is dropped")
+        loop {
+            if let Ok(permit) = timeout(MOVED_WITHIN, &mut answer).await {
+                return permit.expect("answered before its sender is dropped");
+            }
+            // Nothing tells that a body stands still.
+            gate.admit();
+        }
     }
 
     /// Lets in who may enter now.
@@ -142,11 +160,14 @@ impl Gate {
             // What the line brings during its delay is left, so that it stays full.
             most /= 2;
         }
-        let demand = self.demand_owed.load(Ordering::Acquire);
-        let owed = match class {
+        let now = self.millis();
+        let owed: u64 = match class {
             Class::Metadata => return true,
-            Class::Demand => demand,
-            Class::Ahead => demand + self.ahead_owed.load(Ordering::Acquire),
+            Class::Demand => {
+                let demand = state.under_way.iter().filter(|flow| flow.class == Class::Demand);
+                demand.map(|flow| flow.on_the_line(now)).sum()
+            }
+            Class::Ahead => state.under_way.iter().map(|flow| flow.on_the_line(now)).sum(),
         };
         if class == Class::Demand && !state.by_key.contains_key(key) {
             // A reader that comes beside one who has filled the line.
@@ -163,20 +184,22 @@ impl Gate {
         bytes: u64,
     ) -> Permit {
         *state.count(class) += 1;
+        let (owed, moved) = (AtomicU64::new(bytes), AtomicU64::new(self.millis()));
+        let flow = Arc::new(Flow { class, owed, moved });
         if class != Class::Metadata {
             *state.by_key.entry(Arc::clone(&key)).or_default() += bytes;
+            state.under_way.push(Arc::clone(&flow));
         }
-        let permit = Permit { gate: Arc::clone(self), class, key, bytes, owed: bytes };
-        permit.owed_in_gate().fetch_add(bytes, Ordering::AcqRel);
-        permit
+        Permit { gate: Arc::clone(self), flow, key, bytes, moved: 0 }
     }
 
     /// Gives a place back and lets in who may have it now.
-    fn leave(self: &Arc<Self>, class: Class, key: &Arc<str>, bytes: u64) {
+    fn leave(self: &Arc<Self>, flow: &Arc<Flow>, key: &Arc<str>, bytes: u64) {
         {
             let mut state = self.state.lock();
-            *state.count(class) -= 1;
-            if class != Class::Metadata
+            *state.count(flow.class) -= 1;
+            state.under_way.retain(|other| !Arc::ptr_eq(other, flow));
+            if flow.class != Class::Metadata
                 && let Some(under_way) = state.by_key.get_mut(key)
             {
                 *under_way -= bytes;
@@ -186,6 +209,19 @@ impl Gate {
             }
         }
         self.admit();
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Flow {
+    /// What the line still has to carry for it, if it carries anything.
+    fn on_the_line(&self, now: u64) -> u64 {
+        let still = now.saturating_sub(self.moved.load(Ordering::Acquire));
+        let moves = u128::from(still) < MOVED_WITHIN.as_millis();
+        if moves { self.owed.load(Ordering::Acquire) } else { 0 }
     }
 }
 
@@ -213,12 +249,12 @@ impl State {
 /// A place among the requests in flight, and on the line. Given back by Drop.
 pub(super) struct Permit {
     gate: Arc<Gate>,
-    class: Class,
+    flow: Arc<Flow>,
     key: Arc<str>,
     /// As asked for.
     bytes: u64,
-    /// Those that have not come.
-    owed: u64,
+    /// Bytes that have come since it was last noted that it moves.
+    moved: u64,
 }
 
 impl Permit {
@@ -229,36 +265,31 @@ impl Permit {
             // Two at once may count as one.
             self.gate.whole_bytes.store((average * 3 + bytes) / 4, Ordering::Relaxed);
         }
-        self.owed_in_gate().fetch_add(bytes, Ordering::AcqRel);
-        self.came(self.owed);
-        self.owed = bytes;
+        self.flow.owed.store(bytes, Ordering::Release);
+        self.moved = MOVED_BYTES_MIN;
+        self.came(0);
     }
 
     /// So many of them have come.
     pub(super) fn came(&mut self, bytes: u64) {
         // A body that is longer than announced is refused elsewhere.
-        let bytes = bytes.min(self.owed);
-        self.owed -= bytes;
-        self.owed_in_gate().fetch_sub(bytes, Ordering::AcqRel);
+        let owed = self.flow.owed.load(Ordering::Relaxed).saturating_sub(bytes);
+        self.flow.owed.store(owed, Ordering::Release);
+        self.moved += bytes;
+        if self.moved >= MOVED_BYTES_MIN {
+            self.moved = 0;
+            self.flow.moved.store(self.gate.millis(), Ordering::Release);
+        }
         // One that begins to wait right now is let in by the next chunk, or by what leaves.
         if self.gate.line_is_waited_for.load(Ordering::Acquire) {
             self.gate.admit();
-        }
-    }
-
-    fn owed_in_gate(&self) -> &AtomicU64 {
-        match self.class {
-            // Metadata owes no bytes, whichever counts them.
-            Class::Metadata | Class::Demand => &self.gate.demand_owed,
-            Class::Ahead => &self.gate.ahead_owed,
         }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.owed_in_gate().fetch_sub(self.owed, Ordering::AcqRel);
-        self.gate.leave(self.class, &self.key, self.bytes);
+        self.gate.leave(&self.flow, &self.key, self.bytes);
     }
 }
 
@@ -302,6 +333,11 @@ mod tests {
         entering.is_ok()
     }
 
+    fn owed(gate: &Gate) -> u64 {
+        let flows = &gate.state.lock().under_way;
+        flows.iter().map(|flow| flow.owed.load(Ordering::Relaxed)).sum()
+    }
+
     /// How many of so many are let in at once.
     fn n_let_in(gate: &Arc<Gate>, class: Class, key: &str, kib: u64) -> usize {
         let entering: Vec<_> = (0..40).map(|_| enter(gate, class, key, kib)).collect();
@@ -317,9 +353,9 @@ mod tests {
         metrics.first_byte_seen(Duration::from_millis(50));
         metrics.body_seen(128 * KIB, Duration::ZERO);
         metrics.line_brought(1 << 20, Duration::from_secs(1), Duration::ZERO);
-        // 1 MiB/s for 0.25 s.
+        // 1 MiB/s for 0.2 s.
         let known = Arc::new(Gate::new(64, 8, metrics));
-        assert_eq!(n_let_in(&known, Ahead, "a", 64), 4);
+        assert_eq!(n_let_in(&known, Ahead, "a", 64), 3);
     }
 
     #[tokio::test(start_paused = true)]
@@ -409,6 +445,33 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_a_body_that_stands_still_or_drips() {
+        let gate = gate(64);
+        let still = enter(&gate, Demand, "a", 512);
+        let mut drips = enter(&gate, Demand, "b", 512).ok().unwrap();
+        let mut next = enter(&gate, Demand, "c", 512);
+        assert!(!now(&mut next));
+        for _ in 0..3 {
+            advance(MOVED_WITHIN / 3).await;
+            drips.came(1);
+        }
+        assert!(now(&mut next) && still.is_ok());
+        // What goes on counts again.
+        drips.came(MOVED_BYTES_MIN);
+        assert!(enter(&gate, Demand, "b", 512).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_waits_looks_by_itself_whether_the_others_stand_still() {
+        let gate = gate(64);
+        let _still = enter(&gate, Demand, "a", 512);
+        let start = Instant::now();
+        let asked = Asked { class: Demand, key: "a".into(), bytes: Some(1) };
+        let _permit = Gate::enter(&gate, asked).await;
+        assert_eq!(start.elapsed(), MOVED_WITHIN);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn metadata_waits_for_a_place_alone_and_has_half_of_the_line_to_itself() {
         let gate = gate(8);
         let first = enter(&gate, Demand, "a", 512);
@@ -425,14 +488,14 @@ mod tests {
         let gate = gate(64);
         let whole = || Asked { class: Ahead, key: "a".into(), bytes: None };
         let mut first = Gate::enter(&gate, whole()).now_or_never().unwrap();
-        assert_eq!(gate.ahead_owed.load(Ordering::Relaxed), WHOLE_BYTES_START);
+        assert_eq!(owed(&gate), WHOLE_BYTES_START);
         first.is(1000, true);
-        assert_eq!(gate.ahead_owed.load(Ordering::Relaxed), 1000);
+        assert_eq!(owed(&gate), 1000);
         let _second = Gate::enter(&gate, whole()).now_or_never().unwrap();
         let expected = (3 * WHOLE_BYTES_START + 1000) / 4;
-        assert_eq!(gate.ahead_owed.load(Ordering::Relaxed), 1000 + expected);
+        assert_eq!(owed(&gate), 1000 + expected);
         drop(first);
-        assert_eq!(gate.ahead_owed.load(Ordering::Relaxed), expected);
+        assert_eq!(owed(&gate), expected);
     }
 
     #[tokio::test(start_paused = true)]
@@ -464,7 +527,6 @@ mod tests {
         }
         let state = gate.state.lock();
         assert_eq!((state.n_metadata, state.n_data, state.by_key.len()), (0, 0, 0));
-        assert_eq!(gate.demand_owed.load(Ordering::Relaxed), 0);
-        assert_eq!(gate.ahead_owed.load(Ordering::Relaxed), 0);
+        assert_eq!(state.under_way.len(), 0);
     }
 }
