@@ -115,6 +115,11 @@ impl Builder {
         self
     }
 
+    pub fn direct_io(mut self) -> Self {
+        self.args.direct_io = true;
+        self
+    }
+
     /// From 1 to 64; what is outside is moved to the nearest.
     pub fn max_threads(mut self, n_threads: u16) -> Self {
         self.args.max_threads = Some(n_threads.clamp(1, 64));

@@ -161,6 +161,11 @@ pub struct Args {
     #[arg(long, value_name = "TIME", default_value = "1s", help_heading = CACHING)]
     pub open_ttl: Ttl,
 
+    /// Let the kernel keep no bytes of files: each read comes to s3mount, which keeps what fits
+    /// into --memory [default: the kernel keeps them, too].
+    #[arg(long, help_heading = CACHING)]
+    pub direct_io: bool,
+
     /// The most threads for each kind of work, from 1 to 64 [default: the cores, at most 4].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64),
         help_heading = CACHING)]

@@ -25,6 +25,7 @@ pub struct Config {
     /// How long the content of a file that is cached is believed when it is opened.
     pub open_ttl: Ttl,
     pub network: NetworkConfig,
+    pub page_cache: PageCache,
     pub log: LogConfig,
 }
 
@@ -108,6 +109,15 @@ pub enum Access {
 pub enum MountFlag {
     NoExec,
     NoAtime,
+}
+
+/// What the kernel does with the bytes of files.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PageCache {
+    /// It keeps what is read, but for those who open with O_DIRECT.
+    Used,
+    /// It keeps nothing: `--direct-io`.
+    Bypassed,
 }
 
 /// How long what the tree knows holds.

@@ -8,6 +8,7 @@ mod contract;
 mod control;
 mod credentials;
 mod cursors;
+mod direct;
 mod documents;
 mod failures;
 mod faults;

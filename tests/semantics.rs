@@ -11,6 +11,7 @@ const CONTRACT: [&str; 21] = [
     "control.rs",
     "credentials.rs",
     "cursors.rs",
+    "direct.rs",
     "failures.rs",
     "faults.rs",
     "files.rs",

@@ -8,7 +8,8 @@ use super::Args;
 use crate::config::bucket::{BucketName, normalize_prefix};
 use crate::config::{
     Access, BucketConfig, Config, Environment, LogConfig, LogTarget, MountConfig, NamesConfig,
-    NetworkConfig, UsageError, default_memory_bytes,
+
+    NetworkConfig, PageCache, UsageError, default_memory_bytes,
 };
 use crate::config::{endpoint, profiles};
 
@@ -35,6 +36,7 @@ impl Config {
                 requests_max: args.max_requests.map(usize::from),
                 bytes_per_second_max: args.max_bandwidth,
             },
+            page_cache: if args.direct_io { PageCache::Bypassed } else { PageCache::Used },
             log: log_config(args)?,
         })
     }

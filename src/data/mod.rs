@@ -31,10 +31,10 @@ use self::budget::Budget;
 pub use self::file::File;
 use self::index::Index;
 use self::open::Openings;
-pub use self::open::{Opened, Replacement};
+pub use self::open::{Opened, Recency, Replacement};
 use self::part::Part;
 pub use self::read::ReadBytes;
-use crate::config::Ttl;
+use crate::config::{PageCache, Ttl};
 use crate::metrics::Metrics;
 use crate::object::{Ino, Object};
 use crate::store::ObjectStore;
@@ -45,6 +45,7 @@ pub struct Data {
     runtime: Handle,
     metrics: Arc<Metrics>,
     open_ttl: Ttl,
+    page_cache: PageCache,
     /// The clock of the cursors.
     started: Instant,
     budget: Budget,
@@ -66,6 +67,7 @@ pub struct DataConfig {
     pub memory_max_bytes: u64,
     /// How long the content of a cached file is believed when it is opened.
     pub open_ttl: Ttl,
+    pub page_cache: PageCache,
 }
 
 /// What is remembered of files whose bytes have gone: one in so many bytes of the budget, in which it counts.
@@ -85,6 +87,7 @@ impl Data {
             runtime,
             metrics,
             open_ttl: config.open_ttl,
+            page_cache: config.page_cache,
             started: Instant::now(),
             budget: Budget::new(config.memory_max_bytes),
             index: Mutex::new(Index::new(config.memory_max_bytes / REMEMBERED_SHARE)),
@@ -107,6 +110,11 @@ impl Data {
     /// How long the content of a cached file is believed when it is opened.
     pub fn open_ttl(&self) -> Ttl {
         self.open_ttl
+    }
+
+    /// Whether the kernel keeps bytes of files.
+    pub fn page_cache(&self) -> PageCache {
+        self.page_cache
     }
 
     /// A handle of the file was opened.

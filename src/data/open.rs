@@ -13,9 +13,9 @@ use super::part::{Download, Part};
 use super::prefetch::ALIGN;
 use super::read::chunk_bytes;
 use super::{Data, File};
-use crate::config::Ttl;
+use crate::config::{PageCache, Ttl};
 use crate::error::{FsError, StoreErrorKind};
-use crate::flight::{Boarded, Flights};
+use crate::flight::{Boarded, Flight, Flights};
 use crate::object::{Ino, Object};
 use crate::store::{Body, Condition, GetRequest, Head, Priority};
 
@@ -25,6 +25,15 @@ pub(super) const SMALL_BYTES_MAX: u64 = 1 << 20;
 
 /// Opens on their way, by inode.
 pub(super) type Openings = Flights<Ino, Result<Opened, FsError>>;
+
+/// How lately the content must have been known to be current for an open that does not ask.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Recency {
+    /// The mount's `open_ttl` ago, if there is anything of it to be had without asking.
+    OpenTtl,
+    /// Each open asks.
+    Now,
+}
 
 /// What `open` found.
 #[derive(Clone, Debug)]
@@ -59,46 +68,63 @@ impl Data {
         (in_doubt && can_be_told).then_some(self.open_ttl)
     }
 
-    /// Asks whether `file` is still the current version of its key, unless that was known
-    /// `open_ttl` ago, and brings its first bytes. Fails with `NotFound` when the key is gone.
+    /// Asks whether `file` is still the current version of its key, unless that is known as lately as it
+    /// has to be, and brings its first bytes. Fails with `NotFound` when the key is gone.
     ///
     /// Ready at the first poll when nothing needs to be asked.
-    pub async fn open(self: &Arc<Self>, file: &Arc<File>) -> Result<Opened, FsError> {
+    pub async fn open(
+        self: &Arc<Self>,
+        file: &Arc<File>,
+        recency: Recency,
+    ) -> Result<Opened, FsError> {
         if file.validated_age().is_none() {
             self.wait_for_ahead(file).await;
         }
-        let warm = self.is_warm(file);
         let fresh = |age| !self.open_ttl.left(age).is_zero();
-        if warm && file.validated_age().is_some_and(fresh) {
+        let asks = recency == Recency::Now || !fresh(Duration::ZERO);
+        if !asks && self.is_warm(file) && file.validated_age().is_some_and(fresh) {
             file.opened.store(true, Ordering::Relaxed);
             return Ok(Opened::Current);
         }
-        let flight = match self.openings.board(&file.ino) {
-            Boarded::Joined(flight) => flight,
-            Boarded::Started(flight, landing) => {
-                let (data, file) = (Arc::clone(self), Arc::clone(file));
-                self.runtime.spawn(async move {
-                    let asked = data.ask(&file, warm).await.or_else(|err| data.outlast(&file, err));
-                    match asked {
-                        Ok(answer) => {
-                            landing.land(Ok(answer.opened));
-                            if let Some(rest) = answer.rest {
-                                let Rest { file, download, removal, body } = rest;
-                                data.continue_download(&file, download, removal, body).await;
-                            }
-                        }
-                        Err(err) => landing.land(Err(err)),
-                    }
-                });
-                flight
-            }
+        let (flight, was_on_its_way) = self.begin_opening(file);
+        let opened = flight.wait().await;
+        if asks && was_on_its_way && matches!(opened, Ok(Opened::Current)) {
+            // The server may have answered that one before this open began; not so the next.
+            return self.begin_opening(file).0.wait().await;
+        }
+        opened
+    }
+
+    /// The request of an open, or the one that is on its way, and whether it is that.
+    fn begin_opening(
+        self: &Arc<Self>,
+        file: &Arc<File>,
+    ) -> (Arc<Flight<Result<Opened, FsError>>>, bool) {
+        let (flight, landing) = match self.openings.board(&file.ino) {
+            Boarded::Joined(flight) => return (flight, true),
+            Boarded::Started(flight, landing) => (flight, landing),
         };
-        flight.wait().await
+        let (data, file, warm) = (Arc::clone(self), Arc::clone(file), self.is_warm(file));
+        self.runtime.spawn(async move {
+            let asked = data.ask(&file, warm).await.or_else(|err| data.outlast(&file, err));
+            match asked {
+                Ok(answer) => {
+                    landing.land(Ok(answer.opened));
+                    if let Some(rest) = answer.rest {
+                        let Rest { file, download, removal, body } = rest;
+                        data.continue_download(&file, download, removal, body).await;
+                    }
+                }
+                Err(err) => landing.land(Err(err)),
+            }
+        });
+        (flight, false)
     }
 
     /// Whether some of it is here, or the kernel may have it.
     fn is_warm(&self, file: &File) -> bool {
-        file.opened.load(Ordering::Relaxed) || self.index.lock().has_any(file.ino)
+        let has_pages = self.page_cache == PageCache::Used && file.opened.load(Ordering::Relaxed);
+        has_pages || self.index.lock().has_any(file.ino)
     }
 
     /// The request of one open, up to the head of its answer.

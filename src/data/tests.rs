@@ -15,7 +15,11 @@ use crate::store::{Condition, GetRequest};
 const MIB: u64 = 1 << 20;
 
 fn data(store: &FakeStore, memory_max_bytes: u64) -> Arc<Data> {
-    let config = DataConfig { memory_max_bytes, open_ttl: Ttl::For(Duration::from_secs(1)) };
+    let config = DataConfig {
+        memory_max_bytes,
+        open_ttl: Ttl::For(Duration::from_secs(1)),
+        page_cache: PageCache::Used,
+    };
     let numbering: Numbering = Arc::new(Object::ino);
     let store: Arc<dyn ObjectStore> = Arc::new(store.clone());
     Data::new(store, Handle::current(), Arc::default(), numbering, config)
@@ -165,7 +169,7 @@ async fn the_same_bytes_uploaded_again_are_read_on() {
 #[tokio::test(start_paused = true)]
 async fn a_cold_open_brings_a_small_file_in_one_request() {
     let (store, data, file, bytes) = one_file(70_000, 64 * MIB);
-    assert!(matches!(data.open(&file).await, Ok(Opened::Current)));
+    assert!(matches!(data.open(&file, Recency::OpenTtl).await, Ok(Opened::Current)));
     assert_eq!(read(&data, &file, 0, 1 << 20).await, bytes);
     let calls = gets(&store);
     assert_eq!(calls.len(), 1);
@@ -175,13 +179,13 @@ async fn a_cold_open_brings_a_small_file_in_one_request() {
 #[tokio::test(start_paused = true)]
 async fn a_warm_open_asks_nothing_within_its_time_and_validates_after_it() {
     let (store, data, file, bytes) = one_file(70_000, 64 * MIB);
-    data.open(&file).await.unwrap();
+    data.open(&file, Recency::OpenTtl).await.unwrap();
     read(&data, &file, 0, 1 << 20).await;
     advance(Duration::from_millis(900)).await;
     store.take_calls();
-    assert!(data.open(&file).now_or_never().is_some(), "known");
+    assert!(data.open(&file, Recency::OpenTtl).now_or_never().is_some(), "known");
     advance(Duration::from_millis(200)).await;
-    assert!(matches!(data.open(&file).await, Ok(Opened::Current)));
+    assert!(matches!(data.open(&file, Recency::OpenTtl).await, Ok(Opened::Current)));
     let calls = gets(&store);
     assert_eq!(calls.len(), 1);
     assert!(matches!(calls[0].condition, Condition::NoneMatch(_)));
@@ -190,11 +194,29 @@ async fn a_warm_open_asks_nothing_within_its_time_and_validates_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_open_that_must_know_does_not_take_an_answer_that_was_on_its_way() {
+    let (store, data, file, bytes) = one_file(70_000, 64 * MIB);
+    for recency in [Recency::OpenTtl, Recency::Now] {
+        advance(Duration::from_secs(2)).await;
+        let first = tokio::spawn({
+            let (data, file) = (Arc::clone(&data), Arc::clone(&file));
+            async move { data.open(&file, recency).await }
+        });
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let others = join_all((0..3).map(|_| data.open(&file, recency))).await;
+        assert!(others.iter().all(|opened| matches!(opened, Ok(Opened::Current))));
+        first.await.unwrap().unwrap();
+        assert_eq!(gets(&store).len(), if recency == Recency::Now { 2 } else { 1 });
+        assert_eq!(read(&data, &file, 0, 1 << 20).await, bytes);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_file_whose_bytes_have_gone_is_validated_as_long_as_the_kernel_may_have_them() {
     // When the kernel forgets it: never, before its bytes have gone, or after that.
     for forgets in [None, Some(false), Some(true)] {
         let (store, data, file, bytes) = one_file(70_000, 64 * MIB);
-        data.open(&file).await.unwrap();
+        data.open(&file, Recency::OpenTtl).await.unwrap();
         read(&data, &file, 0, 1 << 20).await;
         let (ino, object) = (file.ino, Arc::clone(&file.object));
         drop(file);
@@ -210,7 +232,7 @@ async fn a_file_whose_bytes_have_gone_is_validated_as_long_as_the_kernel_may_hav
         advance(Duration::from_secs(2)).await;
         store.take_calls();
         let file = data.file(ino, &object);
-        assert!(matches!(data.open(&file).await, Ok(Opened::Current)));
+        assert!(matches!(data.open(&file, Recency::OpenTtl).await, Ok(Opened::Current)));
         let calls = gets(&store);
         let validates = matches!(calls[0].condition, Condition::NoneMatch(_));
         assert_eq!((calls.len(), validates), (1, forgets.is_none()), "{forgets:?}");
@@ -223,17 +245,17 @@ async fn what_somebody_else_was_told_confirms_but_not_what_was_doubted() {
     let (store, data, file, _) = one_file(70_000, 64 * MIB);
     assert_eq!(data.in_doubt(&file), None, "its bytes are needed anyway");
     assert!(!file.confirm(Instant::now()), "nor was it ever validated");
-    data.open(&file).await.unwrap();
+    data.open(&file, Recency::OpenTtl).await.unwrap();
     assert_eq!(data.in_doubt(&file), None, "known");
     advance(Duration::from_secs(2)).await;
     assert_eq!(data.in_doubt(&file), Some(Ttl::For(Duration::from_secs(1))));
     assert!(file.confirm(Instant::now()));
     store.take_calls();
-    assert!(data.open(&file).now_or_never().is_some(), "confirmed");
+    assert!(data.open(&file, Recency::OpenTtl).now_or_never().is_some(), "confirmed");
     file.doubt();
     assert_eq!(data.in_doubt(&file), None);
     assert!(!file.confirm(Instant::now()));
-    data.open(&file).await.unwrap();
+    data.open(&file, Recency::OpenTtl).await.unwrap();
     assert_eq!(gets(&store).len(), 1);
 }
 
@@ -242,16 +264,18 @@ async fn a_changed_object_is_noticed_at_open_and_its_bytes_go_to_its_own_inode()
     for warm in [false, true] {
         let (store, data, file, _) = one_file(70_000, 64 * MIB);
         if warm {
-            data.open(&file).await.unwrap();
+            data.open(&file, Recency::OpenTtl).await.unwrap();
             advance(Duration::from_secs(2)).await;
         }
         let new = content(99);
         let object = store.put("key", new.clone());
         store.take_calls();
-        let Ok(Opened::Changed(found)) = data.open(&file).await else { panic!("must be changed") };
+        let Ok(Opened::Changed(found)) = data.open(&file, Recency::OpenTtl).await else {
+            panic!("must be changed")
+        };
         assert_eq!(*found.object, object);
         let replaced = data.file(object.ino(), &found.object);
-        assert!(matches!(data.open(&replaced).await, Ok(Opened::Current)));
+        assert!(matches!(data.open(&replaced, Recency::OpenTtl).await, Ok(Opened::Current)));
         assert_eq!(read(&data, &replaced, 0, 4096).await, new);
         assert_eq!(gets(&store).len(), 1, "one request told it all");
     }
@@ -265,7 +289,7 @@ async fn an_object_that_shrank_grew_or_went_is_noticed_at_open() {
             Some(len) => drop(store.put("key", content(len))),
             None => store.delete("key"),
         }
-        let opened = data.open(&file).await;
+        let opened = data.open(&file, Recency::OpenTtl).await;
         match new {
             Some(len) => {
                 let Ok(Opened::Changed(found)) = opened else { panic!("must be changed") };

@@ -37,8 +37,8 @@ pub use self::notices::{Notice, Notices, Pages, Place, Queued, Queues};
 use self::pressure::Pressure;
 use self::refresh::Forgettings;
 use self::visits::{Opening, Visits};
-use crate::config::FOREVER;
-use crate::data::{Data, File, Opened, ReadBytes};
+use crate::config::{FOREVER, PageCache};
+use crate::data::{Data, File, Opened, ReadBytes, Recency};
 use crate::error::{FsError, StoreErrorKind};
 use crate::metrics::Metrics;
 use crate::object::{DirPath, Ino, Object};
@@ -64,7 +64,7 @@ pub struct FileSystem {
 
 struct OpenFile {
     file: Arc<File>,
-    /// The page cache keeps what is read; not so with O_DIRECT.
+    /// The page cache keeps what is read; not so with O_DIRECT or `--direct-io`.
     buffered: bool,
 }
 
@@ -171,12 +171,16 @@ impl FileSystem {
         self.inodes.touch(ino, self.tree.tick());
         self.visit(ino, &object);
         let file = self.data.file(ino, &object);
-        let is_current = self.is_told_current(&file).await;
+        // Who wants no cache between itself and the file wants to know what the file is.
+        let is_direct = flags & libc::O_DIRECT != 0;
+        let recency = if is_direct { Recency::Now } else { Recency::OpenTtl };
+        let is_current = !is_direct && self.is_told_current(&file).await;
         let sent = Instant::now();
-        let opened = if is_current { Ok(Opened::Current) } else { self.data.open(&file).await };
+        let opened =
+            if is_current { Ok(Opened::Current) } else { self.data.open(&file, recency).await };
         match opened {
             Ok(Opened::Current) => {
-                let buffered = flags & libc::O_DIRECT == 0;
+                let buffered = !is_direct && self.data.page_cache() == PageCache::Used;
                 self.data.hold(&file);
                 Ok(self.files.insert(OpenFile { file, buffered }))
             }

@@ -17,6 +17,7 @@ use super::dispatch::{Deadlines, Patience, dispatch, inline};
 use super::entries::{EntriesReply, fill};
 use super::kernel;
 use super::report::Report;
+use crate::config::PageCache;
 use crate::error::FsError;
 use crate::fs::{Attr, Entry, FileSystem, Handle, Keeping};
 use crate::object::Ino;
@@ -30,13 +31,14 @@ pub struct Adapter {
     runtime: Runtime,
     report: Arc<Report>,
     deadlines: Deadlines,
+    page_cache: PageCache,
 }
 
 impl Adapter {
     /// Requests that have to wait become tasks of `runtime`.
-    pub fn new(fs: Arc<FileSystem>, runtime: Runtime) -> Self {
+    pub fn new(fs: Arc<FileSystem>, runtime: Runtime, page_cache: PageCache) -> Self {
         let deadlines = Deadlines::below(kernel::request_timeout());
-        Self { fs, runtime, report: Arc::new(Report::new()), deadlines }
+        Self { fs, runtime, report: Arc::new(Report::new()), deadlines, page_cache }
     }
 
     /// For a request that one program alone waits for.
@@ -72,7 +74,7 @@ impl Adapter {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        kernel::configure(config);
+        kernel::configure(config, self.page_cache);
         Ok(())
     }
 
@@ -115,9 +117,13 @@ impl Filesystem for Adapter {
         let ino = Ino(ino.0);
         let (fs, blame) = (Arc::clone(&self.fs), self.blame("open"));
         let request = async move { fs.open(ino, flags.0).await };
-        dispatch(&self.runtime, self.patience(req), request, move |answer| match answer {
+        let kept = match self.page_cache {
             // An inode is one version, so the pages that the kernel has of it are always right.
-            Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::FOPEN_KEEP_CACHE),
+            PageCache::Used => FopenFlags::FOPEN_KEEP_CACHE,
+            PageCache::Bypassed => FopenFlags::FOPEN_DIRECT_IO,
+        };
+        dispatch(&self.runtime, self.patience(req), request, move |answer| match answer {
+            Ok(handle) => reply.opened(FileHandle(handle.0), kept),
             Err(err) => reply.error(blame(ino, &err)),
         });
     }
@@ -129,7 +135,7 @@ impl Filesystem for Adapter {
         fh: FileHandle,
         offset: u64,
         size: u32,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
@@ -144,8 +150,12 @@ impl Filesystem for Adapter {
             }
             Ok(bytes)
         };
-        // Others may wait for the pages that one program has asked for: none is the only one.
-        let patience = Patience { deadline: self.deadlines.read, caller: 0 };
+        // Others may wait for the pages that one program has asked for: none is the only one. Without the
+        // page cache it is, and cannot be killed while it waits; a page fault of another on the same page
+        // asks again by itself (linux/mm/filemap.c, `filemap_fault`).
+        let is_direct = self.page_cache == PageCache::Bypassed || flags.0 & libc::O_DIRECT != 0;
+        let caller = if is_direct { pid } else { 0 };
+        let patience = Patience { deadline: self.deadlines.read, caller };
         dispatch(&self.runtime, patience, request, move |answer| match answer {
             Ok(bytes) => reply.data(bytes.as_ref()),
             Err(err) => {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use fuser::{InitFlags, KernelConfig};
 
+use crate::config::PageCache;
+
 /// fuser's default is 16; the requests of the kernel's read-ahead count against it, and a window of
 /// 1 MiB in pieces of 128 KiB is 8 of them for one stream.
 const MAX_BACKGROUND: u16 = 128;
@@ -23,9 +25,15 @@ const WANTED: [(InitFlags, &str); 4] = [
     (InitFlags::FUSE_NO_EXPORT_SUPPORT, "no NFS export"),
 ];
 
+/// Where files are opened with FOPEN_DIRECT_IO, they can still be mapped by MAP_SHARED with this one (from
+/// Linux 6.6 on); by MAP_PRIVATE they can without. Elsewhere it would do nothing.
+const WANTED_BYPASSED: (InitFlags, &str) =
+    (InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP, "shared mappings with --direct-io");
+
 /// Asks for what is wanted; what this kernel lacks is done without, and said once.
-pub(super) fn configure(config: &mut KernelConfig) {
-    for (flag, name) in WANTED {
+pub(super) fn configure(config: &mut KernelConfig, page_cache: PageCache) {
+    let bypassed = (page_cache == PageCache::Bypassed).then_some(WANTED_BYPASSED);
+    for (flag, name) in WANTED.into_iter().chain(bypassed) {
         if config.add_capabilities(flag).is_err() {
             tracing::info!("this kernel's FUSE has no {name}; s3mount does without");
         }

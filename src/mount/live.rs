@@ -264,7 +264,7 @@ async fn begin(
     let (notices, queues) = Notices::new();
     let metrics = Arc::clone(&proven.metrics);
     let filesystem = build_filesystem(config, proven, notices, runtime);
-    let adapter = Adapter::new(Arc::clone(&filesystem), runtime.clone());
+    let adapter = Adapter::new(Arc::clone(&filesystem), runtime.clone(), config.page_cache);
 
     let (device, guard, claim) = match target {
         Target::Directory { path, claim } => {
@@ -357,7 +357,11 @@ fn build_filesystem(
         runtime.clone(),
         Arc::clone(&metrics),
         numbering,
-        DataConfig { memory_max_bytes: config.memory_max_bytes, open_ttl: config.open_ttl },
+        DataConfig {
+            memory_max_bytes: config.memory_max_bytes,
+            open_ttl: config.open_ttl,
+            page_cache: config.page_cache,
+        },
     );
     let look = Look {
         uid: config.mount.uid,
