@@ -27,6 +27,8 @@ pub enum StoreErrorKind {
     TimedOut,
     /// No answer: not resolved, refused, reset, TLS, a body that ended early.
     Unreachable,
+    /// The bytes that came are not those that their checksum is of.
+    Corrupt,
     /// No credentials were found anywhere.
     NoCredentials,
     /// The credentials have expired or are not known: worth one try with fresh ones.
@@ -41,7 +43,7 @@ impl StoreErrorKind {
     /// Whether the same request may succeed a little later.
     pub fn is_transient(self) -> bool {
         match self {
-            Self::Throttled | Self::TimedOut | Self::Unreachable => true,
+            Self::Throttled | Self::TimedOut | Self::Unreachable | Self::Corrupt => true,
             Self::NotFound
             | Self::NoSuchBucket
             | Self::Denied
@@ -318,6 +320,7 @@ impl FsError {
                 Kind::TimedOut => (libc::ETIMEDOUT, Loudness::Warn),
                 Kind::Throttled
                 | Kind::Unreachable
+                | Kind::Corrupt
                 | Kind::NotModified
                 | Kind::WrongRegion
                 | Kind::Other => (libc::EIO, Loudness::Warn),

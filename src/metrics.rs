@@ -280,7 +280,7 @@ impl Metrics {
 }
 
 /// Every kind of error with its name, for those who print all counters.
-pub const ERROR_KINDS: [(StoreErrorKind, &str); 14] = [
+pub const ERROR_KINDS: [(StoreErrorKind, &str); 15] = [
     (StoreErrorKind::NotFound, "not_found"),
     (StoreErrorKind::NoSuchBucket, "no_such_bucket"),
     (StoreErrorKind::Denied, "denied"),
@@ -294,6 +294,7 @@ pub const ERROR_KINDS: [(StoreErrorKind, &str); 14] = [
     (StoreErrorKind::NoCredentials, "no_credentials"),
     (StoreErrorKind::BadCredentials, "bad_credentials"),
     (StoreErrorKind::WrongRegion, "wrong_region"),
+    (StoreErrorKind::Corrupt, "corrupt"),
     (StoreErrorKind::Other, "other"),
 ];
 
@@ -313,7 +314,8 @@ fn error_index(kind: StoreErrorKind) -> usize {
         StoreErrorKind::NoCredentials => 10,
         StoreErrorKind::BadCredentials => 11,
         StoreErrorKind::WrongRegion => 12,
-        StoreErrorKind::Other => 13,
+        StoreErrorKind::Corrupt => 13,
+        StoreErrorKind::Other => 14,
     }
 }
 

@@ -104,8 +104,11 @@ fn direct_reads_of_any_shape_give_the_objects_bytes() {
                         let mut read = vec![0; usize::try_from(len).unwrap()];
                         let got = file.read_at(&mut read, offset).unwrap();
                         let end = (offset + len).min(size);
-                        let range = offset.min(end) as usize..end as usize;
-                        assert!(read[..got] == whole[range], "{offset}+{len}: {got}");
+                        let at = |place: u64| usize::try_from(place).unwrap();
+                        assert!(
+                            read[..got] == whole[at(offset.min(end))..at(end)],
+                            "{offset}+{len}: {got}"
+                        );
                     }
                 });
             }

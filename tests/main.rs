@@ -17,6 +17,7 @@ mod freshness;
 mod handles;
 mod hostile;
 mod hostile_reads;
+mod integrity;
 mod layers;
 mod lifecycle;
 mod line;

@@ -103,6 +103,10 @@ fn shows(sim: &Simulator, quirk: Quirk) -> bool {
             get("d", &[]).contains("<Code>InvalidRequest</Code>")
                 && get("d", &["x-amz-checksum-mode: ENABLED"]).contains("hello")
         }
+        Quirk::RefusesChecksumMode => {
+            get("d", &["x-amz-checksum-mode: ENABLED"]).contains("<Code>NotImplemented</Code>")
+                && get("d", &[]).contains("hello")
+        }
         Quirk::Http10 => all.starts_with("HTTP/1.0 200 ") && !all.contains("concurrent_max"),
         Quirk::ClosesConnections => {
             all.starts_with("HTTP/1.1 200 ") && !all.contains("concurrent_max")
@@ -230,6 +234,7 @@ fn refuses(quirk: Quirk) -> bool {
             | Quirk::RefusesEncodingType
             | Quirk::RefusesV2
             | Quirk::WantsChecksumMode
+            | Quirk::RefusesChecksumMode
             | Quirk::NoHead
     )
 }
@@ -368,6 +373,7 @@ fn sentence(quirk: Quirk) -> &'static str {
         Quirk::IgnoresStartAfter => "",
         Quirk::ListsV1 | Quirk::RefusesV2 => "does not know ListObjectsV2",
         Quirk::ForbiddenForMissing => "answers 403 for a key that is missing",
+        Quirk::RefusesChecksumMode => "refuses x-amz-checksum-mode",
         Quirk::WantsChecksumMode => "wants x-amz-checksum-mode",
         Quirk::Http10 | Quirk::ClosesConnections => "closes the connection after each answer",
         Quirk::FractionalDates => "writes Last-Modified in another form",
@@ -407,6 +413,7 @@ quirks! {
     version_1_is_used_where_2_is_refused: RefusesV2;
     a_forbidden_key_that_is_missing_is_missing: ForbiddenForMissing;
     checksum_mode_is_sent_where_it_is_wanted: WantsChecksumMode;
+    checksum_mode_is_left_out_where_it_is_refused: RefusesChecksumMode;
     http_1_0_is_read_right: Http10;
     closed_connections_are_opened_again: ClosesConnections;
     dates_with_fractions_are_whole_seconds: FractionalDates;

@@ -8,7 +8,6 @@ use super::Args;
 use crate::config::bucket::{BucketName, normalize_prefix};
 use crate::config::{
     Access, BucketConfig, Config, Environment, LogConfig, LogTarget, MountConfig, NamesConfig,
-
     NetworkConfig, PageCache, UsageError, default_memory_bytes,
 };
 use crate::config::{endpoint, profiles};

@@ -159,6 +159,12 @@ impl Filler {
     /// # Panics
     /// When they do not fit: the store's contract is exactly as many bytes as were asked for.
     pub(crate) fn append(&mut self, bytes: &[u8]) {
+        self.stage(bytes);
+        self.publish();
+    }
+
+    /// As [`Filler::append`], for bytes that readers do not see before [`Filler::publish`].
+    pub(crate) fn stage(&mut self, bytes: &[u8]) {
         assert!(bytes.len() <= self.buffer.len - self.at, "the store contract");
         let target = self.buffer.memory().wrapping_add(self.at);
         // SAFETY: the target lies within the chunk (asserted above) and above the watermark, where
@@ -166,7 +172,16 @@ impl Filler {
         // that a caller can borrow of it lies below the watermark.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
         self.at += bytes.len();
+    }
+
+    /// Shows readers all that was staged.
+    pub(crate) fn publish(&mut self) {
         self.buffer.filled.store(self.at, Ordering::Release);
+    }
+
+    /// Forgets what was staged: others take its place.
+    pub(crate) fn rewind(&mut self) {
+        self.at = self.buffer.filled.load(Ordering::Relaxed);
     }
 
     /// How many bytes are still missing.
@@ -191,6 +206,22 @@ mod tests {
         assert_eq!(buffer.get(0..11), Some(&b"hello world"[..]));
         assert_eq!(buffer.get(6..12), None);
         assert_eq!(filler.room(), 6000 - 11);
+    }
+
+    #[test]
+    fn what_is_staged_is_seen_when_it_is_published_and_can_be_replaced_until_then() {
+        let budget = Budget::new(1 << 20);
+        let permit = budget.try_reserve(&[4096]).unwrap().pop().unwrap();
+        let (buffer, mut filler) = Buffer::new(permit, 12);
+        filler.append(b"hello ");
+        filler.stage(b"wrong");
+        assert_eq!((buffer.filled(), filler.room()), (6, 1));
+        filler.rewind();
+        assert_eq!(filler.room(), 6);
+        filler.stage(b"world!");
+        assert_eq!(buffer.get(0..7), None);
+        filler.publish();
+        assert_eq!(buffer.get(0..12), Some(&b"hello world!"[..]));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The task that fills one part.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -10,7 +11,11 @@ use super::index::PartId;
 use super::part::Download;
 use super::{Data, File};
 use crate::error::{FsError, StoreError, StoreErrorKind};
-use crate::store::{Body, Condition, GetAnswer, GetRequest, Priority};
+use crate::store::{Body, Checksum, Condition, GetAnswer, GetRequest, Priority};
+
+/// So often bytes that do not fit their checksum are taken for a mishap: what a link or a memory has changed
+/// once comes right with the next try, and what is wrong where it is kept never does.
+const CORRUPT_MAX: u32 = 3;
 
 impl Data {
     /// Starts the GET for a part that is in the index.
@@ -32,9 +37,9 @@ impl Data {
         file: &Arc<File>,
         mut download: Download,
         removal: Removal,
-        body: Body,
+        content: Content,
     ) {
-        let result = pour(body, &mut download).await;
+        let result = self.pour_right(file, content, &mut download).await;
         self.settle(file, download, result, removal);
     }
 
@@ -62,7 +67,40 @@ impl Data {
     async fn fill(&self, file: &Arc<File>, download: &mut Download) -> Result<(), FsError> {
         crate::failpoint!("download");
         let answer = self.get_pinned(file, download).await?;
-        pour(answer.body, download).await
+        let content = Content::of(answer, &download.part().range);
+        self.pour_right(file, content, download).await
+    }
+
+    /// Fills the part with bytes that fit their checksum, asked for again where they do not.
+    async fn pour_right(
+        &self,
+        file: &Arc<File>,
+        mut content: Content,
+        download: &mut Download,
+    ) -> Result<(), FsError> {
+        let mut n_corrupt = 0;
+        loop {
+            let is_checked = content.checksum.is_some();
+            let err = match pour(content, download).await {
+                Err(FsError::Store(err)) if err.kind() == StoreErrorKind::Corrupt => err,
+                poured => {
+                    if is_checked && poured.is_ok() {
+                        file.note_checked(true);
+                    }
+                    return poured;
+                }
+            };
+            self.metrics.failed(err.kind());
+            file.note_checked(false);
+            n_corrupt += 1;
+            if n_corrupt == CORRUPT_MAX {
+                return Err(err.into());
+            }
+            tracing::warn!("{err}; it is asked for again");
+            download.rewind();
+            let answer = self.get_pinned(file, download).await?;
+            content = Content::of(answer, &download.part().range);
+        }
     }
 
     /// The GET for a part: of the version that the file is, else of nothing.
@@ -142,19 +180,48 @@ fn expect_range(answer: &GetAnswer, download: &Download) -> Result<(), FsError> 
     Err(StoreError::new(StoreErrorKind::Other, message).into())
 }
 
-/// Appends the body to the part, chunk by chunk as it comes.
-async fn pour(mut body: Body, download: &mut Download) -> Result<(), FsError> {
+/// Appends the body to the part, chunk by chunk as it comes. Where a checksum came with it, nobody sees
+/// the chunks before the last one has, and all fit it; otherwise the part stays as it was.
+async fn pour(content: Content, download: &mut Download) -> Result<(), FsError> {
+    let Content { mut body, mut checksum } = content;
     while let Some(chunk) = body.next().await {
         let chunk = chunk?;
         // A body may be longer than the part when an object turned out larger than expected; the
         // part takes what it was made for, and the rest is not read.
         let take = chunk.len().min(download.room());
-        download.append(&chunk[..take]);
+        match &mut checksum {
+            None => download.append(&chunk[..take]),
+            Some(checksum) => {
+                checksum.update(&chunk[..take]);
+                download.stage(&chunk[..take]);
+            }
+        }
         if download.room() == 0 {
-            return Ok(());
+            break;
         }
     }
-    if download.room() == 0 { Ok(()) } else { Err(FsError::Abandoned) }
+    if download.room() > 0 {
+        return Err(FsError::Abandoned);
+    }
+    if let Some(checksum) = checksum {
+        checksum.finish()?;
+        download.publish();
+    }
+    Ok(())
+}
+
+/// What came with the head of an answer that is believed.
+pub(super) struct Content {
+    body: Body,
+    checksum: Option<Box<dyn Checksum>>,
+}
+
+impl Content {
+    /// For a part of `range`. Of an object that turned out larger the checksum says nothing about the part.
+    pub(super) fn of(answer: GetAnswer, range: &Range<u64>) -> Self {
+        let GetAnswer { range: came, body, checksum, .. } = answer;
+        Self { body, checksum: checksum.filter(|_| came == *range) }
+    }
 }
 
 /// Takes a part out of the index when its download ends in any way but the good one, also when the

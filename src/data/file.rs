@@ -37,6 +37,8 @@ pub struct File {
     pub(super) opened: AtomicBool,
     /// Replaced or deleted, and no old version can be read; until it is found current again.
     lost: AtomicBool,
+    /// Its bytes did not fit their checksum, which comes with all of them alone; until they do.
+    suspect: AtomicBool,
     failure: Mutex<Option<(Instant, Range<u64>, FsError)>>,
 }
 
@@ -55,6 +57,7 @@ impl File {
             validated: Mutex::new(None),
             opened: AtomicBool::new(false),
             lost: AtomicBool::new(false),
+            suspect: AtomicBool::new(false),
             failure: Mutex::new(None),
         })
     }
@@ -139,6 +142,16 @@ impl File {
 
     pub(super) fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether all its bytes, which came just now, fit their checksum.
+    pub(super) fn note_checked(&self, is_right: bool) {
+        self.suspect.store(!is_right, Ordering::Relaxed);
+    }
+
+    /// Whether it is asked for as a whole only, as a part could not be told from a broken one.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.suspect.load(Ordering::Relaxed)
     }
 
     /// How long ago this version was known to be current.

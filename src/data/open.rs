@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::download::Removal;
+use super::download::{Content, Removal};
 use super::part::{Download, Part};
 use super::prefetch::ALIGN;
 use super::read::chunk_bytes;
@@ -17,7 +17,7 @@ use crate::config::{PageCache, Ttl};
 use crate::error::{FsError, StoreErrorKind};
 use crate::flight::{Boarded, Flight, Flights};
 use crate::object::{Ino, Object};
-use crate::store::{Body, Condition, GetRequest, Head, Priority};
+use crate::store::{Condition, GetRequest, Head, Priority};
 
 /// An object up to this size comes whole with its open, by one GET without Range: at 90 MB/s it
 /// lasts half a round trip of 20 ms.
@@ -111,8 +111,8 @@ impl Data {
                 Ok(answer) => {
                     landing.land(Ok(answer.opened));
                     if let Some(rest) = answer.rest {
-                        let Rest { file, download, removal, body } = rest;
-                        data.continue_download(&file, download, removal, body).await;
+                        let Rest { file, download, removal, content } = rest;
+                        data.continue_download(&file, download, removal, content).await;
                     }
                 }
                 Err(err) => landing.land(Err(err)),
@@ -160,7 +160,7 @@ impl Data {
             }
             Err(err) => return Err(err.into()),
         };
-        let head = self.dated(file, answer.head).await;
+        let head = self.dated(file, answer.head.clone()).await;
         let (current, opened) = self.current(file, &head, sent);
         let range = 0..answer.range.end.min(SMALL_BYTES_MAX);
         let fits = permit.filter(|permit| permit.bytes() >= chunk_bytes(&range));
@@ -171,6 +171,7 @@ impl Data {
             None => None,
         };
         let rest = permit.filter(|_| range.end > 0).and_then(|permit| {
+            let content = Content::of(answer, &range);
             let (part, download) = Part::new(range, false, permit);
             let mut index = self.index.lock();
             let free = index.gaps(current.ino, &part.range) == [part.range.clone(); 1];
@@ -178,7 +179,7 @@ impl Data {
                 index.insert(current.ino, &part, true);
                 drop(index);
                 let removal = Removal::of(self, &current, &download);
-                Rest { file: current, download, removal, body: answer.body }
+                Rest { file: current, download, removal, content }
             })
         });
         Ok(Asked { opened, rest })
@@ -244,7 +245,7 @@ struct Rest {
     file: Arc<File>,
     download: Download,
     removal: Removal,
-    body: Body,
+    content: Content,
 }
 
 /// What an open asks for: the whole of a small object, else one unit of alignment.

@@ -179,6 +179,22 @@ impl Download {
         self.part.wake(self.part.buffer.filled(), None);
     }
 
+    /// As [`Download::append`], for bytes that nobody sees before [`Download::publish`].
+    pub(crate) fn stage(&mut self, bytes: &[u8]) {
+        self.filler.stage(bytes);
+    }
+
+    /// Shows what was staged, and wakes who waited for it.
+    pub(crate) fn publish(&mut self) {
+        self.filler.publish();
+        self.part.wake(self.part.buffer.filled(), None);
+    }
+
+    /// Forgets what was staged.
+    pub(crate) fn rewind(&mut self) {
+        self.filler.rewind();
+    }
+
     /// How many bytes are still missing.
     pub(crate) fn room(&self) -> usize {
         self.filler.room()

@@ -71,7 +71,11 @@ impl Data {
         let bounds = self.bounds();
         let now = self.started.elapsed();
         let len = range.end - range.start;
-        let advice = file.detector.lock().on_read(offset, len, now, bounds);
+        let mut advice = file.detector.lock().on_read(offset, len, now, bounds);
+        if file.is_suspect() {
+            advice.ahead.clear();
+            (advice.demand, advice.part_bytes) = (0..file.size(), file.size());
+        }
         if buffered {
             file.loading.lock().on_read(&range, advice.is_new);
         }
@@ -107,6 +111,8 @@ impl Data {
         advice: &Advice,
         bounds: Bounds,
     ) -> Result<Vec<Arc<Part>>, FsError> {
+        // Only in one piece can it be compared with its checksum.
+        let most = if file.is_suspect() { PART_BYTES_MAX } else { bounds.demand_max };
         loop {
             let gaps = {
                 let mut index = self.index.lock();
@@ -115,16 +121,18 @@ impl Data {
                 }
                 index.gaps(file.ino, &advice.demand)
             };
-            let mut wanted = needed(gaps, range, advice.part_bytes, bounds.demand_max);
+            let mut wanted = needed(gaps, range, advice.part_bytes, most);
             // What was read already is no pressure: it goes when room is needed.
             self.evict_for(sizes(&wanted).iter().map(|size| *size as u64).sum());
             let permits = match self.budget.try_reserve(&sizes(&wanted)) {
                 Some(permits) => permits,
                 None => {
                     // Under pressure a demand part is no larger than its aligned request.
-                    let aligned = align_down(range.start)..align_up(range.end).min(file.size());
-                    let gaps = self.index.lock().gaps(file.ino, &aligned);
-                    wanted = needed(gaps, range, ALIGN, bounds.demand_max);
+                    if !file.is_suspect() {
+                        let aligned = align_down(range.start)..align_up(range.end).min(file.size());
+                        let gaps = self.index.lock().gaps(file.ino, &aligned);
+                        wanted = needed(gaps, range, ALIGN, most);
+                    }
                     self.wait_for_room(&sizes(&wanted)).await
                 }
             };

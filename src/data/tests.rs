@@ -176,6 +176,101 @@ async fn a_cold_open_brings_a_small_file_in_one_request() {
     assert_eq!((&calls[0].range, &calls[0].condition), (&None, &Condition::Any));
 }
 
+/// A file of a store whose answers carry checksums.
+fn checked_file(len: u64) -> (FakeStore, Arc<Data>, Arc<File>, Vec<u8>) {
+    let (store, bytes) = (FakeStore::new().with_checksums(), content(len));
+    let object = Arc::new(store.put("key", bytes.clone()));
+    let data = data(&store, 64 * MIB);
+    let file = data.file(object.ino(), &object);
+    (store, data, file, bytes)
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_that_do_not_fit_their_checksum_are_seen_by_nobody_and_asked_for_again() {
+    // By the open, and by the read of a file that was opened before.
+    for opened in [false, true] {
+        let (store, data, file, bytes) = checked_file(300_000);
+        if opened {
+            data.open(&file, Recency::OpenTtl).await.unwrap();
+            read(&data, &file, 0, 1 << 20).await;
+            data.index.lock().evict(MIB);
+        }
+        store.take_calls();
+        store.fault(0, Fault::Flip(7));
+        store.fault(1, Fault::Flip(299_999));
+        if !opened {
+            data.open(&file, Recency::OpenTtl).await.unwrap();
+        }
+        let all = tokio::spawn({
+            let (data, file) = (Arc::clone(&data), Arc::clone(&file));
+            async move { read(&data, &file, 0, 1 << 20).await }
+        });
+        tokio::task::yield_now().await;
+        let reads = (0..3).map(|at| read(&data, &file, at * 100_000, 100_000));
+        assert!(join_all(reads).await.concat() == bytes);
+        assert!(all.await.unwrap() == bytes);
+        assert_eq!(gets(&store).len(), 3, "opened: {opened}");
+        assert_eq!(data.metrics.n_errors(StoreErrorKind::Corrupt), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_never_fits_its_checksum_is_an_error() {
+    let (store, data, file, bytes) = checked_file(300_000);
+    (0..6).for_each(|n| store.fault(n, Fault::Flip(150_000)));
+    data.open(&file, Recency::OpenTtl).await.unwrap();
+    // Not by a part either, which could not be told from a broken one.
+    for offset in [0, 250_000] {
+        let err = data.read(&file, offset, 10, true).await.map(drop).unwrap_err();
+        assert_eq!(err.verdict().0, libc::EIO);
+        let calls = gets(&store);
+        assert!(calls.len() == 3 && calls.iter().all(|call| call.range.is_none()), "{calls:?}");
+    }
+    assert_eq!((data.bytes(), data.index.lock().has_any(file.ino)), (0, false), "nothing is kept");
+    assert!(read(&data, &file, 0, 1 << 20).await == bytes);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checksum_is_of_all_bytes_whichever_answer_brings_them() {
+    let (store, data, file, bytes) = checked_file(300_000);
+    let retrying = crate::store::stack::wrap(
+        Arc::new(store.clone()),
+        Arc::default(),
+        crate::store::limit::LimitConfig::for_memory(64 * MIB),
+        7,
+    );
+    let config = DataConfig {
+        memory_max_bytes: 64 * MIB,
+        open_ttl: Ttl::Forever,
+        page_cache: PageCache::Used,
+    };
+    drop(data);
+    let data =
+        Data::new(retrying, Handle::current(), Arc::default(), Arc::new(Object::ino), config);
+    store.fault(0, Fault::Cut(100_000));
+    // Of the rest, which has no checksum of its own.
+    store.fault(1, Fault::Flip(5));
+    data.open(&file, Recency::OpenTtl).await.unwrap();
+    assert!(read(&data, &file, 0, 1 << 20).await == bytes);
+    let calls = gets(&store);
+    let ranges: Vec<_> = calls.iter().map(|call| call.range.clone()).collect();
+    assert_eq!(ranges, [None, Some(100_000..300_000), None]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_an_object_that_turned_out_larger_no_more_is_read_for_its_checksum() {
+    let (store, data, file, _) = checked_file(300_000);
+    let grown = content(5 * MIB);
+    let object = Arc::new(store.put("key", grown.clone()));
+    let Ok(Opened::Changed(found)) = data.open(&file, Recency::OpenTtl).await else {
+        panic!("must be changed")
+    };
+    let file = data.file(object.ino(), &found.object);
+    assert!(read(&data, &file, 0, 4096).await == grown[..4096]);
+    assert!(read(&data, &file, MIB - 4096, 4096).await == grown[MIB as usize - 4096..][..4096]);
+    assert_eq!(gets(&store).len(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_warm_open_asks_nothing_within_its_time_and_validates_after_it() {
     let (store, data, file, bytes) = one_file(70_000, 64 * MIB);

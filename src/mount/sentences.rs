@@ -64,7 +64,12 @@ fn of_kind(err: &StoreError, bucket: &BucketConfig) -> (StartErrorKind, String) 
             );
             (StartErrorKind::Network, sentence)
         }
-        Kind::Changed | Kind::NotModified | Kind::OutOfRange | Kind::Archived | Kind::Other => {
+        Kind::Changed
+        | Kind::NotModified
+        | Kind::OutOfRange
+        | Kind::Archived
+        | Kind::Corrupt
+        | Kind::Other => {
             let said = match err.said() {
                 Some(said) => said,
                 None => err.reason(),

@@ -5,6 +5,7 @@
 //! above hears of it.
 
 mod answer;
+mod checksum;
 mod connect;
 mod denial;
 mod document;

@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
 use parking_lot::Mutex;
 
-use super::{Condition, GetAnswer, GetRequest, Head, ListPage, ListRequest, ObjectStore};
+use super::{Checksum, Condition, GetAnswer, GetRequest, Head, ListPage, ListRequest, ObjectStore};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::object::{ETag, Object, Version};
 
@@ -34,6 +34,8 @@ pub(crate) enum Fault {
     PauseBody(u64, Duration),
     /// The body comes byte by byte, each after this time.
     Drip(Duration),
+    /// This byte of the body is another.
+    Flip(u64),
     Panic,
 }
 
@@ -74,6 +76,24 @@ pub(crate) struct FakeStore {
     latency: Duration,
     chunk_bytes: usize,
     versioned: bool,
+    checksums: bool,
+}
+
+/// Any that tells bytes apart.
+struct FakeChecksum {
+    so_far: xxhash_rust::xxh3::Xxh3,
+    value: u64,
+}
+
+impl Checksum for FakeChecksum {
+    fn update(&mut self, bytes: &[u8]) {
+        self.so_far.update(bytes);
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), StoreError> {
+        let is_right = self.so_far.digest() == self.value;
+        if is_right { Ok(()) } else { Err(StoreError::new(StoreErrorKind::Corrupt, "flipped")) }
+    }
 }
 
 impl FakeStore {
@@ -84,6 +104,11 @@ impl FakeStore {
     /// Answers carry version ids and old versions stay readable.
     pub(crate) fn versioned(self) -> Self {
         Self { versioned: true, ..self }
+    }
+
+    /// Answers with a whole object carry its checksum.
+    pub(crate) fn with_checksums(self) -> Self {
+        Self { checksums: true, ..self }
     }
 
     pub(crate) fn put(&self, key: &str, bytes: impl Into<Bytes>) -> Object {
@@ -211,7 +236,19 @@ impl FakeStore {
         }
         let bytes = stored.bytes.slice(as_usize(&range));
         let head = Head { version: stored.version.clone(), version_id: stored.version_id.clone() };
-        Ok(GetAnswer { head, range, body: self.body(&bytes, fault) })
+        let value = xxhash_rust::xxh3::xxh3_64(&bytes);
+        let checksum = (self.checksums && request.range.is_none()).then(|| {
+            Box::new(FakeChecksum { so_far: Default::default(), value }) as Box<dyn Checksum>
+        });
+        let bytes = match fault {
+            Some(Fault::Flip(at)) => {
+                let mut bytes = bytes.to_vec();
+                bytes[usize::try_from(*at).expect("small")] ^= 1;
+                bytes.into()
+            }
+            _ => bytes,
+        };
+        Ok(GetAnswer { head, range, body: self.body(&bytes, fault), checksum })
     }
 
     fn body(&self, bytes: &Bytes, fault: Option<&Fault>) -> super::Body {

@@ -128,6 +128,18 @@ pub struct GetAnswer {
     pub range: Range<u64>,
     /// Exactly `range.end - range.start` bytes, or an error.
     pub body: Body,
+    /// Of all these bytes, where one came with them: whoever takes them compares, and nobody sees any
+    /// of them before that.
+    pub checksum: Option<Box<dyn Checksum>>,
+}
+
+/// What bytes are compared with as they come in.
+pub trait Checksum: Send {
+    /// The next bytes.
+    fn update(&mut self, bytes: &[u8]);
+
+    /// After the last of them. Fails with `Corrupt`.
+    fn finish(self: Box<Self>) -> Result<(), StoreError>;
 }
 
 /// A body as it comes in.

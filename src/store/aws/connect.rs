@@ -129,7 +129,7 @@ async fn first_credentials(
 }
 
 /// What all SDK clients of the mount have in common. The SDK's retries and stall protection are off
-/// because the wrappers own time; checksums only where required, because S3-compatible servers
+/// because the wrappers own time; checksums are left to `checksum.rs`, because S3-compatible servers
 /// send those of whole objects with parts of them (MinIO issue 17105, Ceph issue 61901).
 fn loader(config: &BucketConfig, region: &str) -> ConfigLoader {
     let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build();

@@ -217,6 +217,7 @@ impl Operation<'_> {
             },
             StoreErrorKind::TimedOut
             | StoreErrorKind::Unreachable
+            | StoreErrorKind::Corrupt
             | StoreErrorKind::NoCredentials
             | StoreErrorKind::Other => "the server gave an error".to_owned(),
         }

@@ -22,6 +22,7 @@ pub(super) enum Quirk {
     NoV2,
     ForbiddenForMissing,
     WantsChecksumMode,
+    RefusesChecksumMode,
     ClosesConnections,
     OtherDates,
     NoLastModified,
@@ -73,6 +74,9 @@ impl Quirk {
             Self::WantsChecksumMode => {
                 "wants x-amz-checksum-mode with each GET: it is sent, and the checksums of parts \
                  are not compared"
+            }
+            Self::RefusesChecksumMode => {
+                "refuses x-amz-checksum-mode: it is left out, and no checksums are compared"
             }
             Self::ClosesConnections => {
                 "closes the connection after each answer: each request opens another, which costs \

@@ -14,6 +14,7 @@ use aws_sdk_s3::types::EncodingType;
 use futures_util::{FutureExt, TryStreamExt};
 
 use super::answer::{ExactBody, Extent, condition_kept, extent, if_match};
+use super::checksum::Expected;
 use super::document::{PageBytes, TakeBody, Unreadable};
 use super::listing::{self, Start};
 use super::notes::{Modified, Notes, TakeNotes};
@@ -23,7 +24,9 @@ use super::{AwsStore, Failure, Live, broken_rule, failure};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::metrics::RequestKind;
 use crate::object::{ETag, Object, Version};
-use crate::store::{Condition, GetAnswer, GetRequest, Head, ListPage, ListRequest, Priority};
+use crate::store::{
+    Checksum, Condition, GetAnswer, GetRequest, Head, ListPage, ListRequest, Priority,
+};
 
 /// What a listing says of one key.
 enum InListing {
@@ -189,7 +192,11 @@ impl AwsStore {
         let send = |known: Known| self.send_get(request, known, Length::Told);
         let may_refuse = |_: &StoreError| {
             let conditions = conditional.then_some(Quirk::RefusesConditions);
-            conditions.into_iter().chain([Quirk::WantsChecksumMode]).collect()
+            let checksum_mode = match request.range {
+                Some(_) => Quirk::WantsChecksumMode,
+                None => Quirk::RefusesChecksumMode,
+            };
+            conditions.into_iter().chain([checksum_mode]).collect()
         };
         match self.conceding(send, may_refuse).await {
             // Asked for from byte 0 on, as its length is told in no other way.
@@ -432,10 +439,14 @@ impl AwsStore {
         };
         let conditional = get.get_if_match().is_some() || get.get_if_none_match().is_some();
         let notes = TakeNotes::default();
+        // S3 has a checksum for the whole object alone, and some servers send that with parts, too.
+        let is_whole = get.get_range().is_none();
+        let asks_for_checksum = is_whole && !known.has(Quirk::RefusesChecksumMode)
+            || known.has(Quirk::WantsChecksumMode);
         let mut get = get.customize().interceptor(notes.clone());
-        if known.has(Quirk::WantsChecksumMode) {
+        if asks_for_checksum {
             // Not by the SDK's own option, which would compare the checksum of the whole object
-            // with a part of it.
+            // with a part of it, and could only end the body that does not fit.
             get = get.mutate_request(|request| {
                 request.headers_mut().insert("x-amz-checksum-mode", "ENABLED");
             });
@@ -447,9 +458,10 @@ impl AwsStore {
         if conditional {
             self.quirks.is_as_s3(Quirk::RefusesConditions);
         }
-        if !known.has(Quirk::WantsChecksumMode) {
-            self.quirks.is_as_s3(Quirk::WantsChecksumMode);
-        }
+        self.quirks.is_as_s3(match asks_for_checksum {
+            true => Quirk::RefusesChecksumMode,
+            false => Quirk::WantsChecksumMode,
+        });
         let extent = self.extent(request, &answer, &notes, length)?;
         let head = self.head_of(answer.e_tag(), extent.size, &notes, answer.version_id());
         if let Err(kind) = condition_kept(&request.condition, &head) {
@@ -470,8 +482,10 @@ impl AwsStore {
             return kept
                 .ok_or_else(|| failure(move |o| o.failed(StoreErrorKind::OutOfRange, what)));
         }
+        let checksum = if is_whole { Expected::of(&key, &answer) } else { None };
+        let checksum = checksum.map(|checksum| Box::new(checksum) as Box<dyn Checksum>);
         let body = ExactBody::new(answer.body, key, &extent);
-        Ok(GetAnswer { head, range: extent.range, body: Box::pin(body) })
+        Ok(GetAnswer { head, range: extent.range, body: Box::pin(body), checksum })
     }
 
     /// Where the bytes of a GET's answer lie.

@@ -256,7 +256,7 @@ impl Line {
             patience: None,
             silent_since: None,
         };
-        Some(GetAnswer { head: self.head.clone(), range, body: Box::pin(body) })
+        Some(GetAnswer { head: self.head.clone(), range, body: Box::pin(body), checksum: None })
     }
 
     fn enter(self: &Arc<Self>, range: &Range<u64>) -> Option<Stage> {

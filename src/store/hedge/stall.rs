@@ -16,14 +16,14 @@ use crate::store::{Body, GetAnswer, GetRequest};
 /// `answer`, with a body that is watched.
 pub(super) fn watched(engine: Arc<Engine>, request: &GetRequest, answer: GetAnswer) -> GetAnswer {
     let rest = Rest::of(request, &answer);
-    let GetAnswer { head, range, body } = answer;
+    let GetAnswer { head, range, body, checksum } = answer;
     let silence = Silence::new(Arc::clone(&engine));
     let watched = Watched { engine, rest, body, silence };
     let body = stream::try_unfold(watched, |mut watched| async {
         let chunk = watched.next().await?;
         Ok(chunk.map(|chunk| (chunk, watched)))
     });
-    GetAnswer { head, range, body: body.boxed() }
+    GetAnswer { head, range, body: body.boxed(), checksum }
 }
 
 struct Watched {

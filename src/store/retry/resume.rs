@@ -16,7 +16,7 @@ use crate::store::{Body, GetAnswer, GetRequest};
 /// `answer`, with a body that is resumed.
 pub(super) fn resuming(engine: Arc<Engine>, request: &GetRequest, answer: GetAnswer) -> GetAnswer {
     let rest = Rest::of(request, &answer);
-    let GetAnswer { head, range, body } = answer;
+    let GetAnswer { head, range, body, checksum } = answer;
     let resumption = Resumption {
         engine,
         rest,
@@ -30,7 +30,8 @@ pub(super) fn resuming(engine: Arc<Engine>, request: &GetRequest, answer: GetAns
         let chunk = resumption.next().await?;
         Ok(chunk.map(|chunk| (chunk, resumption)))
     });
-    GetAnswer { head, range, body: body.boxed() }
+    // Of all the bytes, whichever connection brings them.
+    GetAnswer { head, range, body: body.boxed(), checksum }
 }
 
 struct Resumption {

@@ -5,10 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use aws_smithy_checksums::ChecksumAlgorithm;
 use bytes::Bytes;
 use http::HeaderMap;
 use md5::{Digest, Md5};
 
+use super::checksum::Checksum;
 use super::content::{Content, Synthetic};
 use super::policy::Policy;
 
@@ -29,6 +31,7 @@ pub(crate) struct Object {
     pub(crate) archived: bool,
     /// The ARN of the key of KMS that it is encrypted with.
     pub(crate) kms_key: Option<Arc<str>>,
+    pub(crate) checksum: Checksum,
     /// Content-Type, `x-amz-meta-*` and their like, as they came with the PUT.
     pub(crate) headers: Option<Arc<HeaderMap>>,
 }
@@ -56,6 +59,7 @@ impl Object {
             version: 0,
             archived: false,
             kms_key: None,
+            checksum: Checksum::Whole(ChecksumAlgorithm::Crc64Nvme),
             headers: None,
         }
     }

@@ -61,6 +61,17 @@ impl Content {
     }
 }
 
+impl Content {
+    /// The same with one other bit, in the middle of `range`.
+    pub(crate) fn flipped(&self, range: &Range<u64>) -> Self {
+        let mut bytes = self.bytes(0..self.size());
+        if let Some(byte) = bytes.get_mut(index(range.start.midpoint(range.end))) {
+            *byte ^= 1;
+        }
+        Self::Real(bytes.into())
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Synthetic {
     size: u64,

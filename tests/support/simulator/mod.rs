@@ -13,6 +13,7 @@ pub(crate) mod access;
 mod body;
 pub(crate) mod bucket;
 pub(crate) mod call;
+pub(crate) mod checksum;
 pub(crate) mod content;
 mod dates;
 mod hooks;

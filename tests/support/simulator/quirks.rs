@@ -39,6 +39,8 @@ pub(crate) enum Quirk {
     ForbiddenForMissing,
     /// A GET without `x-amz-checksum-mode` is 400 InvalidRequest.
     WantsChecksumMode,
+    /// A GET with `x-amz-checksum-mode` is 501 NotImplemented.
+    RefusesChecksumMode,
     /// Answers are HTTP/1.0: the connection is closed after each.
     Http10,
     /// HTTP/1.1, but each connection is closed after one answer.
@@ -55,7 +57,7 @@ pub(crate) enum Quirk {
 }
 
 impl Quirk {
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::TreeOrder,
         Self::NoOrder,
         Self::NoListETag,
@@ -70,6 +72,7 @@ impl Quirk {
         Self::RefusesV2,
         Self::ForbiddenForMissing,
         Self::WantsChecksumMode,
+        Self::RefusesChecksumMode,
         Self::Http10,
         Self::ClosesConnections,
         Self::FractionalDates,

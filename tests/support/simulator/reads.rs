@@ -51,7 +51,8 @@ impl S3Route for Reads {
         if let Some(kms_key) = object.kms_key.as_deref().filter(|_| call.kind == Kind::Get) {
             self.0.check_decryption(call, kms_key)?;
         }
-        read(&object, versioned, call, quirks)
+        let is_corrupt = call.kind == Kind::Get && self.0.corrupts(&call.key);
+        read(&object, versioned, call, quirks, is_corrupt)
     }
 }
 
@@ -104,6 +105,9 @@ fn refuse(call: &Call, quirks: Quirks) -> S3Result<()> {
         ));
     }
     let is_get = call.kind == Kind::Get;
+    if is_get && call.wants_checksum && quirks.has(Quirk::RefusesChecksumMode) {
+        return Err(s3_error!(NotImplemented, "x-amz-checksum-mode is not implemented"));
+    }
     if is_get && !call.wants_checksum && quirks.has(Quirk::WantsChecksumMode) {
         return Err(s3_error!(InvalidRequest, "Missing required header: x-amz-checksum-mode"));
     }
@@ -115,6 +119,7 @@ fn read(
     versioned: bool,
     call: &Call,
     quirks: Quirks,
+    is_corrupt: bool,
 ) -> S3Result<S3Response<Body>> {
     let mut headers = object_headers(object, versioned, quirks);
     let etag = object.etag.to_string();
@@ -156,8 +161,12 @@ fn read(
         }
     };
     headers.insert(CONTENT_LENGTH, ascii(&(range.end - range.start).to_string()));
+    if call.wants_checksum && status == StatusCode::OK {
+        headers.extend(object.checksum.headers(&object.content));
+    }
     let body = match call.kind {
         Kind::Head => Body::empty(),
+        _ if is_corrupt => Body::http_body(ContentBody::new(object.content.flipped(&range), range)),
         _ => Body::http_body(ContentBody::new(object.content.clone(), range)),
     };
     let response = S3Response::with_headers(body, headers);

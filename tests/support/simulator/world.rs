@@ -17,6 +17,7 @@ use super::access::{Credential, Credentials};
 use super::body::Pace;
 use super::bucket::{Bucket, Object};
 use super::call::Kind;
+use super::checksum::Checksum;
 use super::hooks::{Held, Hooks};
 use super::iam::Document;
 use super::issuer::{Issuer, Session};
@@ -40,6 +41,8 @@ pub(crate) struct World {
     pub(crate) started: SystemTime,
     default_region: String,
     next_upload: AtomicU64,
+    /// GETs by key whose body has one bit that is not the object's.
+    corruptions: Mutex<BTreeMap<String, u64>>,
 }
 
 impl World {
@@ -56,6 +59,7 @@ impl World {
             started: SystemTime::now(),
             default_region: default_region.to_owned(),
             next_upload: AtomicU64::new(1),
+            corruptions: Mutex::default(),
         }
     }
 
@@ -175,6 +179,14 @@ impl World {
         self.with_bucket(bucket, |bucket| {
             let object = bucket.objects.get_mut(key.as_bytes()).expect("the object exists");
             object.kms_key = Some(kms_key.into());
+        });
+    }
+
+    /// Gives the object another checksum than CRC64NVME.
+    pub(crate) fn set_checksum(&self, bucket: &str, key: &str, checksum: Checksum) {
+        self.with_bucket(bucket, |bucket| {
+            let object = bucket.objects.get_mut(key.as_bytes()).expect("it is there");
+            object.checksum = checksum;
         });
     }
 
@@ -343,6 +355,20 @@ impl World {
     /// Keeps back the answer to the next such request until the returned value is dropped.
     pub(crate) fn hold(&self, kind: Kind, subject: &str) -> Held {
         self.hooks.hold(kind, subject)
+    }
+
+    /// The bodies of the next `n_gets` GETs of this key have a bit that is not the object's. In memory: not
+    /// for large objects.
+    pub(crate) fn corrupt(&self, key: &str, n_gets: u64) {
+        self.corruptions.lock().insert(key.to_owned(), n_gets);
+    }
+
+    /// Whether this GET is one of them.
+    pub(crate) fn corrupts(&self, key: &str) -> bool {
+        let mut corruptions = self.corruptions.lock();
+        let Some(left) = corruptions.get_mut(key).filter(|left| **left > 0) else { return false };
+        *left -= 1;
+        true
     }
 
     // What happened.

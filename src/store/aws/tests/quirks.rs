@@ -36,6 +36,20 @@ async fn what_is_refused_is_left_out_from_then_on() {
 }
 
 #[tokio::test]
+async fn the_question_for_a_checksum_is_left_out_where_it_is_refused() {
+    let server = Server::start(|seen| match seen.header("x-amz-checksum-mode") {
+        "" => answer(200, ETAG, "abc"),
+        _ => refusal(501, "", "NotImplemented", ""),
+    })
+    .await;
+    let store = store(&server).await;
+    for n_seen in [2, 3] {
+        assert_eq!(bytes(store.get(whole("k")).await.unwrap()).await.unwrap(), b"abc");
+        assert_eq!(server.seen().len(), n_seen);
+    }
+}
+
+#[tokio::test]
 async fn a_refusal_of_what_was_understood_before_is_not_looked_into() {
     let server = Server::start(|seen| match &*seen.line {
         line if line.contains("/refused") => refusal(400, "", "InvalidRequest", ""),
