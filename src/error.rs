@@ -27,7 +27,8 @@ pub enum StoreErrorKind {
     TimedOut,
     /// No answer: not resolved, refused, reset, TLS, a body that ended early.
     Unreachable,
-    /// The bytes that came are not those that their checksum is of.
+    /// What came is not what was asked for, or not what the answer's own head or checksum says of it: it
+    /// changed on its way, or the server errs. Another try tells which.
     Corrupt,
     /// No credentials were found anywhere.
     NoCredentials,

@@ -272,6 +272,69 @@ fn a_part_is_the_one_that_was_asked_for_or_an_error() {
     assert_eq!(bytes, [b'x'; 100]);
 }
 
+/// A part that comes wrong once is asked for again, and no reader notices.
+#[test]
+fn a_part_that_comes_wrong_once_is_asked_for_again() {
+    const SIZE: u64 = 3 << 20;
+    let cases = words("start end size no-range multipart longer shorter status");
+    let keys: Vec<String> = cases.iter().map(|case| format!("get/{case}")).collect();
+    let content = filled(SIZE);
+    let mut objects: Vec<(&str, &[u8])> =
+        keys.iter().map(|key| (key.as_str(), content.as_slice())).collect();
+    objects.push(("good/f", b"good"));
+    let wrong = std::sync::Mutex::new(std::collections::BTreeSet::new());
+    let stage = Stage::with(&objects, move |request| {
+        let (case, range) = (got_case(request)?, request.range()?);
+        let Range { start, end } = range;
+        if start == 0 || !wrong.lock().expect("no panic").insert(case.to_owned()) {
+            return None;
+        }
+        let with = |content_range: &str, length: u64| {
+            let headers = format!("{OBJECT_HEADERS}Content-Range: {content_range}\r\n");
+            Some(Answer::new("206 Partial Content", &headers, filled(length)))
+        };
+        let length = end - start;
+        let head = |length: u64| {
+            format!(
+                "HTTP/1.1 206 Partial Content\r\n{OBJECT_HEADERS}Content-Range: bytes {start}-{}/{SIZE}\r\n\
+                 Content-Length: {length}\r\n\r\n",
+                end - 1
+            )
+        };
+        match case {
+            "start" => with(&format!("bytes {}-{end}/{SIZE}", start + 1), length),
+            "end" => with(&format!("bytes {start}-{}/{SIZE}", end - 2), length - 1),
+            "size" => with(&format!("bytes {start}-{}/*", end - 1), length),
+            "no-range" => Some(Answer::new("206 Partial Content", OBJECT_HEADERS, filled(length))),
+            "multipart" => {
+                let headers =
+                    format!("{OBJECT_HEADERS}Content-Type: multipart/byteranges; boundary=b\r\n");
+                Some(Answer::new("206 Partial Content", &headers, "--b\r\n\r\nxx\r\n--b--"))
+            }
+            "longer" => with(&format!("bytes {start}-{}/{SIZE}", end - 1), length + 1),
+            "shorter" => Some(Answer::raw(head(length) + "xx").then(std::iter::once(Piece::Close))),
+            "status" => {
+                Some(Answer::raw(format!("HTTP/1.1 204 No Content\r\n{OBJECT_HEADERS}\r\n")))
+            }
+            _ => None,
+        }
+    });
+    for case in cases {
+        let mut bytes = [0; 100];
+        stage.gives(&format!("once: {case}"), || {
+            fs::File::open(stage.mounted.join("get").join(case))?.read_exact_at(&mut bytes, 2 << 20)
+        });
+        assert_eq!(bytes, [b'x'; 100], "{case}");
+        let asked = stage.server.requests();
+        let n_parts = asked
+            .iter()
+            .filter(|request| got_case(request) == Some(case))
+            .filter(|request| request.range().is_some_and(|range| range.start > 0))
+            .count();
+        assert!(n_parts >= 2, "{case}: it did come wrong");
+    }
+}
+
 /// A redirect is never followed, and a region that the server names is used only where it can be the
 /// name of one.
 #[test]

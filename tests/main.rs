@@ -10,6 +10,7 @@ mod credentials;
 mod cursors;
 mod direct;
 mod documents;
+mod extremes;
 mod failures;
 mod faults;
 mod files;

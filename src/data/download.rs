@@ -82,7 +82,9 @@ impl Data {
         loop {
             let is_checked = content.checksum.is_some();
             let err = match pour(content, download).await {
-                Err(FsError::Store(err)) if err.kind() == StoreErrorKind::Corrupt => err,
+                Err(FsError::Store(err)) if is_checked && err.kind() == StoreErrorKind::Corrupt => {
+                    err
+                }
                 poured => {
                     if is_checked && poured.is_ok() {
                         file.note_checked(true);

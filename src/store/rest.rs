@@ -57,7 +57,7 @@ impl Rest {
         let n_bytes = n_bytes as u64;
         if n_bytes > self.bytes() {
             let message = format!("get {:?}: the body is longer than announced", self.key);
-            return Err(StoreError::new(StoreErrorKind::Other, message));
+            return Err(StoreError::new(StoreErrorKind::Corrupt, message));
         }
         self.range.start += n_bytes;
         Ok(())

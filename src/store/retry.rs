@@ -31,6 +31,9 @@ pub struct RetryConfig {
     pub pause_max: Duration,
     /// Tries that end without any answer (refused, not resolved, reset) before giving up.
     pub unreachable_tries_max: u32,
+    /// Tries that bring something else than was asked for: what erred once is right the next time, and a
+    /// server that always does is not waited for.
+    pub corrupt_tries_max: u32,
     /// A body that brings no byte for this long, or fewer than `body_bytes_min` while it is waited
     /// for so long, is given up and resumed.
     pub body_stall: Duration,
@@ -38,8 +41,11 @@ pub struct RetryConfig {
     pub body_bytes_min: u64,
     /// Resumptions in a row that brought no more than that.
     pub idle_resumes_max: u32,
-    /// Resumptions of one body, however much each brought.
+    /// Resumptions of one body after which less than `progress_bytes_min` had come.
     pub resumes_max: u32,
+    /// A server that closes every connection after so many bytes or more is read on for as long as it brings
+    /// them: a part of 8 MiB is then 128 requests at most.
+    pub progress_bytes_min: u64,
 }
 
 impl RetryConfig {
@@ -58,12 +64,14 @@ impl RetryConfig {
             pause_first: Duration::from_millis(50),
             pause_max: Duration::from_secs(2),
             unreachable_tries_max: u32::MAX,
+            corrupt_tries_max: 3,
             body_stall: Duration::from_secs(10),
             // 100 bytes a second: what a line that is shared by all connections of a mount still
             // brings to each when no reader can be served in time any more.
             body_bytes_min: 1 << 10,
             idle_resumes_max: 4,
             resumes_max: 64,
+            progress_bytes_min: 64 << 10,
         }
     }
 }
@@ -174,7 +182,7 @@ impl Engine {
     ) -> Result<T, StoreError> {
         let config = self.config();
         let deadline = Instant::now() + config.answer_total;
-        let (mut n_failed, mut n_unreachable) = (0_u32, 0);
+        let (mut n_failed, mut n_unreachable, mut n_corrupt) = (0_u32, 0, 0);
         let mut patience = config.first_try;
         let mut told: Option<StoreError> = None;
         loop {
@@ -202,9 +210,12 @@ impl Engine {
             told = Some(err.clone());
             n_failed += 1;
             n_unreachable += u32::from(err.kind() == StoreErrorKind::Unreachable);
+            n_corrupt += u32::from(err.kind() == StoreErrorKind::Corrupt);
             patience = patience.saturating_mul(2);
             let pause = self.pause(n_failed);
-            if n_unreachable >= config.unreachable_tries_max || Instant::now() + pause >= deadline {
+            let enough = n_unreachable >= config.unreachable_tries_max
+                || n_corrupt >= config.corrupt_tries_max;
+            if enough || Instant::now() + pause >= deadline {
                 return Err(err);
             }
             tracing::debug!("{err}; try {} in {pause:.0?}", n_failed + 1);
@@ -270,6 +281,25 @@ mod tests {
         store.head("a").await.unwrap();
         fake.take_calls();
         (fake, store)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_wrong_is_asked_for_again_at_once_and_not_for_long() {
+        let (fake, store) = serving().await;
+        let request = || GetRequest {
+            key: "a".into(),
+            range: Some(0..3),
+            condition: Condition::Any,
+            priority: Priority::Demand,
+        };
+        (0..2).for_each(|n| fake.fault(n, Fault::Fail(StoreErrorKind::Corrupt)));
+        store.get(request()).await.unwrap();
+        assert_eq!(fake.take_calls().len(), 3);
+        (0..9).for_each(|n| fake.fault(n, Fault::Fail(StoreErrorKind::Corrupt)));
+        let start = Instant::now();
+        let err = store.get(request()).await.map(drop).unwrap_err();
+        assert_eq!((err.kind(), fake.take_calls().len()), (StoreErrorKind::Corrupt, 3));
+        assert!(start.elapsed() < Duration::from_secs(1));
     }
 
     #[tokio::test(start_paused = true)]

@@ -137,7 +137,7 @@ impl Stream for ExactBody {
                     this.left = left;
                     Ok(chunk)
                 }
-                None => Err(this.error(StoreErrorKind::Other, "the body goes on")),
+                None => Err(this.error(StoreErrorKind::Corrupt, "the body goes on")),
             },
             Some(Err(err)) => {
                 let what = format!("the body broke ({})", transport(&err));
@@ -258,6 +258,6 @@ mod tests {
         let short = read(b"12345", 8).await.unwrap_err();
         assert_eq!(short.kind(), StoreErrorKind::Unreachable);
         assert!(short.message().contains("the body ended after 5 of 8 bytes"), "{short}");
-        assert_eq!(read(b"12345", 3).await.unwrap_err().kind(), StoreErrorKind::Other);
+        assert_eq!(read(b"12345", 3).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
     }
 }

@@ -74,7 +74,11 @@ impl Operation<'_> {
             return self.failed(StoreErrorKind::NoCredentials, &what);
         }
         if let Some(Broken(what)) = find::<Broken>(err) {
-            return self.broken_rule(what);
+            return if self.kind == RequestKind::Get {
+                self.failed(StoreErrorKind::Corrupt, what)
+            } else {
+                self.broken_rule(what)
+            };
         }
         match err {
             SdkError::TimeoutError(_) => self.timed_out(),

@@ -27,7 +27,7 @@ const TAG_BYTES_MAX: usize = 1024;
 /// A label of a host name (RFC 1035, 2.3.4), which is what a region becomes.
 const LABEL_BYTES_MAX: usize = 63;
 
-/// What is wrong with an answer; no other try will make it right.
+/// What is wrong with an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Broken(pub(super) &'static str);

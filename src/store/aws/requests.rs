@@ -505,14 +505,13 @@ impl AwsStore {
             return Err(self.no_length());
         }
         if content_range.is_none() && notes.status == 206 {
-            return Err(broken_rule("a part has come, but no Content-Range with it"));
+            return Err(corrupt("a part has come, but no Content-Range with it".to_owned()));
         }
         let from_0 = request.range.is_none() && content_range.is_some();
         let all = 0..u64::MAX;
         let may_be_part = from_0 && self.quirks.has(Quirk::NoContentLength);
         let asked = if may_be_part { Some(&all) } else { request.range.as_ref() };
-        extent(asked, content_range, content_length)
-            .map_err(|what| failure(move |o| o.broken_rule(&what)))
+        extent(asked, content_range, content_length).map_err(corrupt)
     }
 
     /// Learnt: the next request asks in another way.
@@ -549,6 +548,11 @@ impl AwsStore {
             version_id: version_id.filter(|id| *id != "null").map(Into::into),
         }
     }
+}
+
+/// An answer with other bytes than were asked for.
+fn corrupt(what: String) -> Failure {
+    failure(move |operation| operation.failed(StoreErrorKind::Corrupt, &what))
 }
 
 /// Whether the server may have refused how it was asked, rather than what.

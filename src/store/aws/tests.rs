@@ -139,7 +139,7 @@ async fn kinds_come_from_status_where_there_is_no_document() {
         let err = store(&server).await.get(asked).await.map(drop).unwrap_err();
         assert_eq!((err.kind(), err.status()), (kind, Some(status)), "{err}");
         let err = store(&server).await.get(whole("k")).await.map(drop).unwrap_err();
-        assert_eq!(err.kind(), StoreErrorKind::Other, "nobody asked: {err}");
+        assert_eq!(err.kind(), StoreErrorKind::Corrupt, "nobody asked: {err}");
     }
     let proxy = Server::start(|_| answer(502, "", "<html><body>Bad gateway</body>")).await;
     let err = store(&proxy).await.list(ListRequest::directory("")).await.unwrap_err();
@@ -246,8 +246,8 @@ async fn a_whole_object_is_asked_without_a_range_also_an_empty_one() {
 #[tokio::test]
 async fn an_answer_that_was_not_asked_for_is_refused() {
     let cases: [(&str, Condition, StoreErrorKind); 4] = [
-        ("content-range: bytes 3-5/10\r\n", Condition::Any, StoreErrorKind::Other),
-        ("", Condition::Any, StoreErrorKind::Other),
+        ("content-range: bytes 3-5/10\r\n", Condition::Any, StoreErrorKind::Corrupt),
+        ("", Condition::Any, StoreErrorKind::Corrupt),
         (
             "content-range: bytes 2-4/10\r\n",
             Condition::Match(ETag::new("other")),

@@ -24,6 +24,7 @@ pub(super) fn resuming(engine: Arc<Engine>, request: &GetRequest, answer: GetAns
         n_idle: 0,
         n_slow: 0,
         n_resumes: 0,
+        progress: 0,
         pace: Pace::default(),
     };
     let body = stream::try_unfold(resumption, |mut resumption| async {
@@ -43,7 +44,10 @@ struct Resumption {
     n_idle: u32,
     /// Of a body that came too slowly, since it last came fast enough.
     n_slow: u32,
+    /// Of bodies that brought too little; see `progress_bytes_min`.
     n_resumes: u32,
+    /// What the body at hand has brought.
+    progress: u64,
     pace: Pace,
 }
 
@@ -69,6 +73,7 @@ impl Resumption {
             match chunk {
                 Ok(Some(chunk)) => {
                     self.rest.take(chunk.len())?;
+                    self.progress += chunk.len() as u64;
                     self.n_idle = 0;
                     // What a dripping body brought is kept.
                     if self.keeps_pace(chunk.len())? {
@@ -119,7 +124,8 @@ impl Resumption {
     fn broke(&mut self, err: StoreError) -> Result<(), StoreError> {
         let config = self.engine.config();
         self.n_idle += 1;
-        self.n_resumes += 1;
+        let brought = std::mem::take(&mut self.progress);
+        self.n_resumes += u32::from(brought < config.progress_bytes_min);
         if self.n_idle > config.idle_resumes_max || self.n_resumes > config.resumes_max {
             return Err(err);
         }
@@ -246,6 +252,17 @@ mod tests {
         let err = read(&store, request(Condition::Any)).await.unwrap_err();
         assert_eq!(err.kind(), StoreErrorKind::Unreachable);
         assert_eq!(fake.take_calls().len(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn resumptions_go_on_as_long_as_each_brings_much() {
+        let (fake, store, _) = setup(FakeStore::new());
+        let large: Vec<u8> =
+            (0..8 << 20).map(|n: u32| n.wrapping_mul(77).to_be_bytes()[1]).collect();
+        fake.put("a", large.clone());
+        (0..1000).for_each(|n| fake.fault(n, Fault::Cut(64 << 10)));
+        assert!(read(&store, request(Condition::Any)).await.unwrap() == large);
+        assert_eq!(fake.take_calls().len(), 128);
     }
 
     #[tokio::test(start_paused = true)]

@@ -117,6 +117,7 @@ impl ShapedBody {
         let length = inner.size_hint().exact().unwrap_or_default();
         let ending = match fate.outcome {
             Outcome::Cut(fraction) => Ending::Cut(inside(length, fraction)),
+            Outcome::CutAfter(place) if place < length => Ending::Cut(place),
             Outcome::Stall(fraction) => Ending::Stall(inside(length, fraction)),
             _ => Ending::Whole,
         };

@@ -158,7 +158,7 @@ impl Server {
             Outcome::Error(error) => {
                 return self.finish(connection, injected(error), fate, Vec::new(), flight, &call);
             }
-            Outcome::Serve | Outcome::Cut(_) | Outcome::Stall(_) => (),
+            Outcome::Serve | Outcome::Cut(_) | Outcome::CutAfter(_) | Outcome::Stall(_) => (),
         }
         let due = self.world.hooks.fire(&call, &self.world).await;
         let mut request = request.map(Body::from);

@@ -30,6 +30,8 @@ pub(crate) struct Shaping {
     pub(crate) silent: Share,
     /// Bodies in whose middle the connection is closed.
     pub(crate) cuts: Share,
+    /// Bodies that are longer end after so many bytes, with the connection.
+    pub(crate) cut_after: Option<u64>,
     /// Bodies that stop in their middle for ever.
     pub(crate) stalls: Share,
     /// Which requests `slow` and the faults choose from and count.
@@ -88,6 +90,7 @@ impl Default for Shaping {
             resets: Share::None,
             silent: Share::None,
             cuts: Share::None,
+            cut_after: None,
             stalls: Share::None,
             scope: Scope::default(),
             seed: 1,
@@ -121,6 +124,8 @@ pub(crate) enum Outcome {
     Serve,
     /// Served, but the body breaks off after this fraction of it.
     Cut(f64),
+    /// Served, but the body breaks off after so many bytes, if it has more.
+    CutAfter(u64),
     /// Served, but the body stops after this fraction of it.
     Stall(f64),
     Error(InjectedError),
@@ -133,7 +138,7 @@ impl Outcome {
     pub(crate) fn fault(self) -> Option<&'static str> {
         match self {
             Self::Serve => None,
-            Self::Cut(_) => Some("cut"),
+            Self::Cut(_) | Self::CutAfter(_) => Some("cut"),
             Self::Stall(_) => Some("stall"),
             Self::Error(_) => Some("error"),
             Self::Reset => Some("reset"),
@@ -195,6 +200,9 @@ impl Shaping {
         // The answer to HEAD has no middle.
         if kind != Kind::Head && dice.hits(self.cuts, 5) {
             return Outcome::Cut(dice.roll(6));
+        }
+        if let Some(bytes) = self.cut_after.filter(|_| kind == Kind::Get) {
+            return Outcome::CutAfter(bytes);
         }
         if kind != Kind::Head && dice.hits(self.stalls, 7) {
             return Outcome::Stall(dice.roll(8));
