@@ -7,8 +7,9 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use crate::support::mounted::Mounted;
+use crate::support::mounted::{Mounted, sleep, wait_until};
 use crate::support::simulator::Simulator;
 
 const MIB: u64 = 1 << 20;
@@ -166,4 +167,30 @@ fn one_large_directory_is_read_within_the_budget_and_read_again() {
     }
     assert!(simulator.counts().list > 0, "the pages had been dropped");
     assert!(simulator.counts().list < 30, "and were listed again one by one");
+}
+
+/// Memory that a stream needed goes back to the system when nothing is read for ten seconds; a mount that
+/// nobody uses wakes up for nothing.
+#[test]
+fn an_idle_mount_holds_and_does_little() {
+    let simulator = Simulator::builder().bucket("myfiles").start();
+    simulator.put_synthetic("myfiles", "stream", 256 * MIB);
+    let mounted = Mounted::new(&simulator, "myfiles", &["--memory", "256MiB"]);
+    let before = mounted.resident_bytes();
+    let mut read = File::open(mounted.join("stream")).unwrap();
+    let n_bytes = std::io::copy(&mut read, &mut std::io::sink()).unwrap();
+    assert_eq!(n_bytes, 256 * MIB);
+    drop(read);
+    let after = mounted.resident_bytes();
+    assert!(after > before + 16 * MIB, "{} to {} MiB", before / MIB, after / MIB);
+    let is_back = wait_until(|| mounted.resident_bytes() < before.midpoint(after));
+    assert!(is_back, "{} MiB of {}", mounted.resident_bytes() / MIB, after / MIB);
+
+    // Connections are closed some time later.
+    let is_quiet = wait_until(|| {
+        let n_wakeups = mounted.n_wakeups();
+        sleep(Duration::from_secs(3));
+        mounted.n_wakeups() - n_wakeups <= 1
+    });
+    assert!(is_quiet, "it wakes up again and again");
 }

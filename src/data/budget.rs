@@ -103,6 +103,19 @@ impl Budget {
         drop(freed);
     }
 
+    /// Bytes that are kept for reuse.
+    #[cfg(test)]
+    pub(crate) fn pooled(&self) -> u64 {
+        self.shared.state.lock().pooled
+    }
+
+    /// The memory that is kept for reuse: to be dropped, not under a lock.
+    pub(crate) fn take_pool(&self) -> impl Send + use<> {
+        let mut state = self.shared.state.lock();
+        state.pooled = 0;
+        std::mem::take(&mut state.pool)
+    }
+
     /// One permit for each size, all or none, at once or not at all; not past waiting demand.
     pub(crate) fn try_reserve(&self, sizes: &[usize]) -> Option<Vec<Permit>> {
         let freed = {

@@ -11,6 +11,7 @@ pub(crate) mod budget;
 pub(crate) mod buffer;
 mod download;
 mod file;
+mod idle;
 mod index;
 mod loading;
 mod open;
@@ -29,6 +30,7 @@ use tokio::time::Instant;
 pub use self::ahead::Brought;
 use self::budget::Budget;
 pub use self::file::File;
+use self::idle::Idle;
 use self::index::Index;
 use self::open::Openings;
 pub use self::open::{Opened, Recency, Replacement};
@@ -51,6 +53,7 @@ pub struct Data {
     budget: Budget,
     index: Mutex<Index>,
     openings: Openings,
+    idle: Idle,
     numbering: Numbering,
     /// A GET by version id was denied once: it needs `s3:GetObjectVersion`.
     old_versions_denied: AtomicBool,
@@ -92,6 +95,7 @@ impl Data {
             budget: Budget::new(config.memory_max_bytes),
             index: Mutex::new(Index::new(config.memory_max_bytes / REMEMBERED_SHARE)),
             openings: open::openings(),
+            idle: Idle::default(),
             numbering,
             old_versions_denied: AtomicBool::new(false),
         })
@@ -138,7 +142,8 @@ impl Data {
     }
 
     /// States what names and inodes hold: it counts in the same budget.
-    pub fn set_metadata_bytes(&self, bytes: u64) {
+    pub fn set_metadata_bytes(self: &Arc<Self>, bytes: u64) {
+        self.stir();
         let remembered = self.index.lock().remembered_bytes();
         self.budget.set_metadata(bytes + remembered);
         self.relieve();

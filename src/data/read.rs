@@ -68,6 +68,7 @@ impl Data {
         if let Some(err) = file.recent_failure(&range) {
             return Err(err);
         }
+        self.stir();
         let bounds = self.bounds();
         let now = self.started.elapsed();
         let len = range.end - range.start;

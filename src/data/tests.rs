@@ -167,6 +167,32 @@ async fn the_same_bytes_uploaded_again_are_read_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn memory_is_given_back_when_nothing_was_asked_for_for_long_and_no_timer_runs_on() {
+    let (_store, data, file, bytes) = one_file(4 * MIB, 64 * MIB);
+    let read_on = || async {
+        for at in 0..32 {
+            let got = read(&data, &file, at * MIB / 8, 128 << 10).await;
+            assert!(got == bytes[(at * MIB / 8) as usize..][..128 << 10]);
+        }
+        data.index.lock().evict(64 * MIB);
+    };
+    read_on().await;
+    assert!(data.budget.pooled() > 0);
+    for _ in 0..3 {
+        advance(Duration::from_secs(9)).await;
+        read_on().await;
+        assert!(data.budget.pooled() > 0, "while it is used it is kept");
+    }
+    tokio::time::sleep(Duration::from_millis(10_100)).await;
+    assert_eq!(data.budget.pooled(), 0);
+    let tasks = Handle::current().metrics().num_alive_tasks();
+    assert_eq!(tasks, 0, "nobody waits for anything");
+    read_on().await;
+    tokio::time::sleep(Duration::from_millis(10_100)).await;
+    assert_eq!(data.budget.pooled(), 0, "and again");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cold_open_brings_a_small_file_in_one_request() {
     let (store, data, file, bytes) = one_file(70_000, 64 * MIB);
     assert!(matches!(data.open(&file, Recency::OpenTtl).await, Ok(Opened::Current)));

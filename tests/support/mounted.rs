@@ -104,10 +104,31 @@ impl Mounted {
 
     /// The largest resident set so far, in bytes.
     pub(crate) fn peak_resident_bytes(&self) -> u64 {
+        self.status_bytes("VmHWM:")
+    }
+
+    /// The resident set, in bytes.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        self.status_bytes("VmRSS:")
+    }
+
+    fn status_bytes(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("alive");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect(field);
         let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
         kib * 1024
+    }
+
+    /// How often its threads have slept and gone on.
+    pub(crate) fn n_wakeups(&self) -> u64 {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("alive");
+        let of_thread = |thread: fs::DirEntry| -> u64 {
+            let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+            let field = "voluntary_ctxt_switches:";
+            let count = status.lines().find_map(|line| line.strip_prefix(field));
+            count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+        };
+        threads.flatten().map(of_thread).sum()
     }
 }
 
