@@ -279,7 +279,7 @@ pub enum FsError {
     Abandoned,
     #[error("listing is denied")]
     ListDenied,
-    /// Nobody is there to hear it: never the answer to a read, whose pages others may wait for.
+    /// Nobody is there to hear it: never the answer to a buffered read, whose pages others may wait for.
     #[error("the program that asked was killed")]
     Killed,
     #[error("no such handle")]
