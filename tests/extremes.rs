@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use crate::support::mounted::Mounted;
 use crate::support::simulator::Simulator;
 use crate::support::simulator::content::content;
+use crate::support::simulator::quirks::Quirk;
 
 const MIB: u64 = 1 << 20;
 
@@ -199,4 +200,25 @@ print(m[25 << 20], flush=True)",
             assert_eq!(ended.signal(), Some(libc::SIGBUS), "{mode:?} {deleted}: {ended:?}");
         }
     }
+}
+
+/// Where the server ignores Range, a place that lies too far into a large object to be reached is an error
+/// at once, which the log explains, and what lies before it is read.
+#[test]
+fn what_cannot_be_reached_without_ranges_is_an_error_at_once() {
+    let simulator = Simulator::builder().bucket("myfiles").start();
+    simulator.put_synthetic("myfiles", "large", LARGEST);
+    simulator.set_quirk(Quirk::IgnoresRange);
+    let mounted = Mounted::new(&simulator, "myfiles", &[]);
+    let file = File::open(mounted.join("large")).unwrap();
+    for place in [3 << 40, LARGEST - 100] {
+        let err = file.read_at(&mut [0; 100], place).unwrap_err();
+        assert_eq!(err.raw_os_error(), Some(libc::EIO), "{place}");
+    }
+    assert!(mounted.log().contains("the server ignores Range, and what lies"), "{}", mounted.log());
+    let counts = simulator.counts();
+    assert!(counts.bytes_sent < 64 * MIB, "{counts:?}");
+    let mut read = [0; 100];
+    file.read_exact_at(&mut read, 5 * MIB).unwrap();
+    assert!(read[..] == content("large", LARGEST, 5 * MIB..5 * MIB + 100));
 }

@@ -20,6 +20,7 @@ use super::listing::{self, Start};
 use super::notes::{Modified, Notes, TakeNotes};
 use super::quirks::{Known, Quirk};
 use super::transport::transport;
+use super::whole::Wholes;
 use super::{AwsStore, Failure, Live, broken_rule, failure};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::metrics::RequestKind;
@@ -174,6 +175,9 @@ impl AwsStore {
     async fn get_from_whole(&self, request: &GetRequest) -> Result<GetAnswer, StoreError> {
         if let Some(answer) = self.wholes.join(request) {
             return Ok(answer);
+        }
+        if Wholes::is_out_of_reach(request) {
+            return Err(out_of_reach(&request.key));
         }
         if matches!(request.condition, Condition::NoneMatch(_)) {
             return self.get_as_known(request).await;
@@ -477,6 +481,10 @@ impl AwsStore {
             if extent.size > 0 {
                 self.quirks.learn(Quirk::IgnoresRange);
             }
+            if Wholes::is_out_of_reach(request) {
+                let key = Arc::clone(&request.key);
+                return Err(failure(move |_| out_of_reach(&key)));
+            }
             let kept = self.wholes.begin(request, head, answer.body);
             let what = "the object has no byte in the range";
             return kept
@@ -569,6 +577,14 @@ fn is_refusal(err: &StoreError) -> bool {
     err.kind() == StoreErrorKind::Other
         && matches!(err.status(), Some(400 | 405 | 501))
         && err.code().is_none_or(|code| CODES.contains(&code))
+}
+
+fn out_of_reach(key: &str) -> StoreError {
+    let message = format!(
+        "GetObject {key:?}: the server ignores Range, and what lies more than 16 GiB into a body is not \
+         waited for"
+    );
+    StoreError::new(StoreErrorKind::Other, message)
 }
 
 fn missing(kind: RequestKind, key: &str) -> StoreError {
