@@ -38,8 +38,8 @@ fn stream(simulator: &Simulator, file: &mut File, bytes: u64) {
     let mut block = vec![0; 256 << 10];
     let mut at = 0;
     while at < bytes {
-        let block = &mut block[..usize::try_from((bytes - at).min(256 * KIB)).unwrap()];
-        file.read_exact(block).unwrap();
+        let block = &mut block[..usize::try_from((bytes - at).min(256 * KIB)).expect("small")];
+        file.read_exact(block).expect("its bytes");
         let end = at + block.len() as u64;
         assert!(simulator.range_bytes("myfiles", "big", at..end) == block, "at {at}");
         at = end;

@@ -18,6 +18,12 @@ const GET_SECONDS_MAX: u64 = 2;
 /// What is asked for at once where a reader of a file that is loaded comes to a new place.
 const BESIDE_LOADING_BYTES: u64 = 4 << 20;
 
+/// A read that lasts longer than this part of a second is asked for in pieces, between which others may go.
+const DEMAND_PER_SECOND: u64 = 4;
+
+/// Until so much has come, the speed of the line may be that of one short answer of a busy server.
+const LINE_KNOWN_BYTES: u64 = 1 << 20;
+
 /// What a read found; see `as_ref` for the bytes.
 pub struct ReadBytes(Found);
 
@@ -315,13 +321,14 @@ impl Data {
         // More than fits on the line would only wait for its turn, and hold memory.
         let line = self.metrics.window_bytes();
         let window_max = (self.budget.limit() / 2 / streams).min(line.unwrap_or(u64::MAX));
-        let demand_max = line.map_or(PART_BYTES_MAX, |line| align_down(line / 2).max(ALIGN));
+        let is_known = self.metrics.bytes_received() >= LINE_KNOWN_BYTES;
+        let demand_max = if is_known { of_all / DEMAND_PER_SECOND } else { u64::MAX };
         Bounds { window_max, part_max: part_max.min(window_max / 4), demand_max }
     }
 }
 
-/// The gaps that the read touches, in pieces of at most the size of a part or of the request, and of
-/// `most`.
+/// The gaps that the read touches, in pieces of at most the size of a part or of the request; in short ones
+/// where that is more than `most`.
 fn needed(
     gaps: Vec<Range<u64>>,
     range: &Range<u64>,
@@ -329,7 +336,8 @@ fn needed(
     most: u64,
 ) -> Vec<Range<u64>> {
     let piece = part_bytes.max(align_up(range.end) - align_down(range.start));
-    let piece = piece.min(PART_BYTES_MAX).min(most);
+    let piece = piece.min(PART_BYTES_MAX);
+    let piece = if piece > most { align_down(most / 2).max(ALIGN) } else { piece };
     let mut wanted = Vec::new();
     for gap in gaps {
         let mut at = gap.start;

@@ -80,7 +80,7 @@ pub(crate) struct Bounds {
     pub(crate) window_max: u64,
     /// Bytes of one part.
     pub(crate) part_max: u64,
-    /// Bytes of one GET that a reader waits for.
+    /// Bytes of one GET that a reader waits for; what is larger is asked for in pieces.
     pub(crate) demand_max: u64,
 }
 
