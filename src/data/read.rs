@@ -18,6 +18,9 @@ const GET_SECONDS_MAX: u64 = 2;
 /// What is asked for at once where a reader of a file that is loaded comes to a new place.
 const BESIDE_LOADING_BYTES: u64 = 4 << 20;
 
+/// So many parts of a stream the line brings in a second at least, each a place where others may go between.
+const PARTS_PER_SECOND: u64 = 8;
+
 /// A read that lasts longer than this part of a second is asked for in pieces, between which others may go.
 const DEMAND_PER_SECOND: u64 = 4;
 
@@ -315,15 +318,15 @@ impl Data {
     /// What one reader may have at the moment.
     fn bounds(&self) -> Bounds {
         let streams = self.index.lock().streams().max(1);
-        let of_one = self.metrics.pace().bytes_per_second;
+        let of_one = self.metrics.pace().bytes_per_second.saturating_mul(GET_SECONDS_MAX);
         let of_all = self.metrics.line_bytes_per_second().unwrap_or(u64::MAX);
-        let part_max = of_one.min(of_all) * GET_SECONDS_MAX;
+        let share = self.budget.limit() / 2 / streams;
+        let part_max = of_one.min(of_all / PARTS_PER_SECOND).min(share / 4);
         // More than fits on the line would only wait for its turn, and hold memory.
-        let line = self.metrics.window_bytes();
-        let window_max = (self.budget.limit() / 2 / streams).min(line.unwrap_or(u64::MAX));
+        let window_max = share.min(self.metrics.window_bytes().unwrap_or(u64::MAX));
         let is_known = self.metrics.bytes_received() >= LINE_KNOWN_BYTES;
         let demand_max = if is_known { of_all / DEMAND_PER_SECOND } else { u64::MAX };
-        Bounds { window_max, part_max: part_max.min(window_max / 4), demand_max }
+        Bounds { window_max, part_max, demand_max }
     }
 }
 
