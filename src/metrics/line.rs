@@ -19,6 +19,10 @@ const FIRST_BYTE_MAX: Duration = Duration::from_millis(200);
 /// One aligned request: the least part.
 const PART_BYTES: u64 = 128 << 10;
 
+/// Parts of a stream are so much larger, 4 MiB, unless the line takes longer for one than this.
+const PARTS_IN_LARGE: u32 = 32;
+const LARGE_MAX: Duration = Duration::from_millis(125);
+
 /// A connection on which a part takes longer brings nothing to speak of.
 const PART_MAX: Duration = Duration::from_secs(2);
 
@@ -83,7 +87,9 @@ impl Line {
     pub(super) fn window_bytes(&self) -> Option<u64> {
         let speed = self.speed()?;
         let first_byte = shortest(&self.first_byte).min(FIRST_BYTE_MAX);
-        let lasts = first_byte * 2 + shortest(&self.part).min(PART_MAX) + QUEUE;
+        let least = shortest(&self.part).min(PART_MAX);
+        let part = (least * PARTS_IN_LARGE).min(LARGE_MAX).max(least);
+        let lasts = first_byte * 2 + part + QUEUE;
         let bytes = u128::from(speed) * lasts.as_nanos() / 1_000_000_000;
         Some(u64::try_from(bytes).unwrap_or(u64::MAX).max(PART_BYTES))
     }
@@ -119,7 +125,7 @@ mod tests {
     #[test]
     fn the_window_is_what_comes_in_twice_the_shortest_delay_the_time_of_a_part_and_100_ms() {
         assert_eq!(Line::default().window_bytes(), None);
-        assert_eq!(slow().window_bytes(), Some(456_072));
+        assert_eq!(slow().window_bytes(), Some(481_250));
         let line = Line::default();
         line.first_byte_seen(SECOND);
         line.body_seen(PART_BYTES, 10 * SECOND);
