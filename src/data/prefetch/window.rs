@@ -1,8 +1,8 @@
 //! How far ahead of one reader is worth asking: a bound that is earned.
 //!
-//! It doubles when the reader catches up with the line, and goes back when the doubling made the reader
-//! no faster, so it settles near bandwidth times delay: beyond that, memory buys nothing and its
-//! page faults cost. A reader that waits while much of what lies beyond has come does not wait for
+//! It doubles when the reader catches up with the line, for as long as that makes the reader nearly twice as
+//! fast, and goes back when it made it no faster, so it settles near bandwidth times delay: beyond that,
+//! memory buys nothing and its page faults cost. A reader that waits while much of what lies beyond has come does not wait for
 //! the line as a whole, and a larger window would not help it.
 
 use std::time::Duration;
@@ -12,11 +12,15 @@ use super::Bounds;
 /// A doubled window stays if the reader became faster by this factor.
 const GAIN_WORTH_KEEPING: f64 = 1.2;
 
+/// It is doubled again if the reader became faster by this factor: by less, what bounds it now is something
+/// else.
+const GAIN_WORTH_MORE: f64 = 1.6;
+
 /// With more than one byte in so many there already, the line is not what a reader waits for.
 const READY_SHARE: u64 = 4;
 
 /// Windows read before a doubling that did not help is tried again.
-const WINDOWS_BETWEEN_TRIALS: u64 = 16;
+const WINDOWS_BETWEEN_TRIALS: u64 = 8;
 
 /// The bound before the reader ever had to wait: a near server needs no more.
 pub(super) const WINDOW_BYTES_START: u64 = 16 << 20;
@@ -28,7 +32,7 @@ pub(super) struct Window {
     /// Where, and when, the speed of the present bound began to be measured.
     mark_at: u64,
     mark_when: Duration,
-    /// No trial before this position.
+    /// Nothing is measured before this position.
     hold_until: u64,
     /// Bytes per second before the bound was doubled, while it is on trial.
     trial: Option<f64>,
@@ -53,7 +57,7 @@ impl Window {
 
     /// The reader waited at position `at` though all of the bound had been asked for, `ready` bytes of
     /// which had come. One slow answer is not taken for a far server, as each change is judged by at
-    /// least a window of bytes.
+    /// least a window of bytes, which begins a window after it: until then it has not come into effect.
     pub(super) fn stalled(&mut self, at: u64, now: Duration, ready: u64, bounds: Bounds) {
         if at < self.hold_until || ready > self.bytes_max / READY_SHARE {
             return;
@@ -67,15 +71,17 @@ impl Window {
         }
         #[expect(clippy::cast_precision_loss, reason = "a speed needs no 53 bits")]
         let speed = read as f64 / now.saturating_sub(self.mark_when).as_secs_f64().max(1e-6);
-        let helped = self.trial.is_none_or(|before| speed >= before * GAIN_WORTH_KEEPING);
-        (self.mark_at, self.mark_when) = (at, now);
-        if !helped {
-            self.trial = None;
-            self.bytes_max = (self.bytes_max / 2).max(WINDOW_BYTES_START);
-            self.hold_until = at + self.bytes_max * WINDOWS_BETWEEN_TRIALS;
-        } else if self.bytes_max < bounds.window_max {
+        let gain = self.trial.map(|before| speed / before);
+        if gain.is_none_or(|gain| gain >= GAIN_WORTH_MORE) && self.bytes_max < bounds.window_max {
             self.trial = Some(speed);
             self.bytes_max = (self.bytes_max * 2).min(bounds.window_max);
+            self.hold_until = at + self.bytes_max;
+            return;
         }
+        if gain.is_some_and(|gain| gain < GAIN_WORTH_KEEPING) {
+            self.bytes_max = (self.bytes_max / 2).max(WINDOW_BYTES_START);
+        }
+        self.trial = None;
+        self.hold_until = at + self.bytes_max * WINDOWS_BETWEEN_TRIALS;
     }
 }
