@@ -19,6 +19,9 @@ use crate::store::Head;
 /// failed by its deadline is answered at once for this long.
 const FAILURE_HOLDS: Duration = Duration::from_secs(1);
 
+/// More of one file are answered anew: the kernel has no more of its reads waiting than that.
+const FAILURES_MAX: usize = 64;
+
 /// One version of an object, as all its handles share it.
 pub struct File {
     /// The number that its parts are kept under.
@@ -39,7 +42,8 @@ pub struct File {
     lost: AtomicBool,
     /// Its bytes did not fit their checksum, which comes with all of them alone; until they do.
     suspect: AtomicBool,
-    failure: Mutex<Option<(Instant, Range<u64>, FsError)>>,
+    /// Reads that failed by their deadline a moment ago; at most [`FAILURES_MAX`].
+    failures: Mutex<Vec<(Instant, Range<u64>, FsError)>>,
 }
 
 impl File {
@@ -58,7 +62,7 @@ impl File {
             opened: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
-            failure: Mutex::new(None),
+            failures: Mutex::default(),
         })
     }
 
@@ -166,10 +170,12 @@ impl File {
 
     /// The error that a read which overlaps `range` met a moment ago by its deadline.
     pub(super) fn recent_failure(&self, range: &Range<u64>) -> Option<FsError> {
-        let failure = self.failure.lock();
-        let (at, failed, err) = failure.as_ref()?;
-        let overlaps = failed.start < range.end && range.start < failed.end;
-        (overlaps && at.elapsed() < FAILURE_HOLDS).then(|| err.clone())
+        let failures = self.failures.lock();
+        let holds = failures.iter().find(|(at, failed, _)| {
+            let overlaps = failed.start < range.end && range.start < failed.end;
+            overlaps && at.elapsed() < FAILURE_HOLDS
+        });
+        holds.map(|(_, _, err)| err.clone())
     }
 
     /// Notes that reading `range` failed; only deadlines are remembered.
@@ -180,7 +186,12 @@ impl File {
             _ => false,
         };
         if by_deadline {
-            *self.failure.lock() = Some((Instant::now(), range, err.clone()));
+            // Several readers of one file fail together, and the kernel repeats the read of each.
+            let mut failures = self.failures.lock();
+            failures.retain(|(at, _, _)| at.elapsed() < FAILURE_HOLDS);
+            if failures.len() < FAILURES_MAX {
+                failures.push((Instant::now(), range, err.clone()));
+            }
         }
     }
 }

@@ -496,6 +496,8 @@ async fn a_file_that_is_opened_again_is_asked_for_ahead_again() {
 async fn a_deadline_is_answered_at_once_for_one_second() {
     let (store, data, file, bytes) = one_file(4 * MIB, 64 * MIB);
     file.note_failure(0..4096, &FsError::Deadline(60));
+    // Another reader of the file fails meanwhile.
+    file.note_failure(2 << 20..3 << 20, &FsError::Deadline(60));
     let again = data.read(&file, 0, 100, true).now_or_never();
     assert_eq!(again.unwrap().err().unwrap().errno(), libc::ETIMEDOUT);
     assert_eq!(read(&data, &file, MIB, 4096).await, &bytes[MIB as usize..][..4096]);
