@@ -19,7 +19,7 @@ use crate::store::Head;
 /// failed by its deadline is answered at once for this long.
 const FAILURE_HOLDS: Duration = Duration::from_secs(1);
 
-/// More of one file are answered anew: the kernel has no more of its reads waiting than that.
+/// Beyond so many of one file the kernel's second read is tried anew.
 const FAILURES_MAX: usize = 64;
 
 /// One version of an object, as all its handles share it.
@@ -41,7 +41,7 @@ pub struct File {
     /// Replaced or deleted, and no old version can be read; until it is found current again.
     lost: AtomicBool,
     /// Its bytes did not fit their checksum, which comes with all of them alone; until they do.
-    suspect: AtomicBool,
+    whole_only: AtomicBool,
     /// Reads that failed by their deadline a moment ago; at most [`FAILURES_MAX`].
     failures: Mutex<Vec<(Instant, Range<u64>, FsError)>>,
 }
@@ -61,7 +61,7 @@ impl File {
             validated: Mutex::new(None),
             opened: AtomicBool::new(false),
             lost: AtomicBool::new(false),
-            suspect: AtomicBool::new(false),
+            whole_only: AtomicBool::new(false),
             failures: Mutex::default(),
         })
     }
@@ -150,12 +150,12 @@ impl File {
 
     /// Notes whether all its bytes, which came just now, fit their checksum.
     pub(super) fn note_checked(&self, is_right: bool) {
-        self.suspect.store(!is_right, Ordering::Relaxed);
+        self.whole_only.store(!is_right, Ordering::Relaxed);
     }
 
     /// Whether it is asked for as a whole only, as a part could not be told from a broken one.
-    pub(super) fn is_suspect(&self) -> bool {
-        self.suspect.load(Ordering::Relaxed)
+    pub(super) fn is_whole_only(&self) -> bool {
+        self.whole_only.load(Ordering::Relaxed)
     }
 
     /// How long ago this version was known to be current.

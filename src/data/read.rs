@@ -82,7 +82,7 @@ impl Data {
         let now = self.started.elapsed();
         let len = range.end - range.start;
         let mut advice = file.detector.lock().on_read(offset, len, now, bounds);
-        if file.is_suspect() {
+        if file.is_whole_only() {
             advice.ahead.clear();
             (advice.demand, advice.part_bytes) = (0..file.size(), file.size());
         }
@@ -122,7 +122,7 @@ impl Data {
         bounds: Bounds,
     ) -> Result<Vec<Arc<Part>>, FsError> {
         // Only in one piece can it be compared with its checksum.
-        let most = if file.is_suspect() { PART_BYTES_MAX } else { bounds.demand_max };
+        let most = if file.is_whole_only() { PART_BYTES_MAX } else { bounds.demand_max };
         loop {
             let gaps = {
                 let mut index = self.index.lock();
@@ -138,7 +138,7 @@ impl Data {
                 Some(permits) => permits,
                 None => {
                     // Under pressure a demand part is no larger than its aligned request.
-                    if !file.is_suspect() {
+                    if !file.is_whole_only() {
                         let aligned = align_down(range.start)..align_up(range.end).min(file.size());
                         let gaps = self.index.lock().gaps(file.ino, &aligned);
                         wanted = needed(gaps, range, ALIGN, most);
