@@ -19,13 +19,18 @@ pub struct Brought {
     data: Arc<Data>,
     file: Arc<File>,
     part: Arc<Part>,
+    /// All of it has come.
+    is_ready: bool,
 }
 
 impl Brought {
     /// The bytes, and where they begin, once they have come.
-    pub async fn bytes(&self) -> Result<(u64, ReadBytes), FsError> {
+    pub async fn bytes(&mut self) -> Result<(u64, ReadBytes), FsError> {
         let range = self.part.local(&self.part.range);
         self.part.wait_until(range.end).await?;
+        if !std::mem::replace(&mut self.is_ready, true) {
+            self.file.loading.lock().came(self.part.len());
+        }
         Ok((self.part.range.start, ReadBytes::within(self.part.buffer(), range)))
     }
 
@@ -41,6 +46,7 @@ impl Drop for Brought {
         let id = PartId { ino: self.file.ino, start: self.part.range.start };
         let gone = self.data.index.lock().remove_unread(id, &self.part);
         self.data.let_go(gone.into_iter().collect());
+        self.file.loading.lock().gone(self.part.len(), self.is_ready);
     }
 }
 
@@ -53,7 +59,13 @@ impl Data {
 
     /// Begins to bring all of the file. False where that goes on already.
     pub fn begin_loading(&self, file: &File) -> bool {
-        file.loading.lock().begin()
+        file.loading.lock().begin(self.started.elapsed())
+    }
+
+    /// All that may be on its way is, and none of it has come.
+    pub fn loading_waits(&self, file: &File) {
+        let bounds = self.bounds();
+        file.loading.lock().waits(self.started.elapsed(), bounds);
     }
 
     pub fn end_loading(&self, file: &File) {
@@ -69,9 +81,12 @@ impl Data {
     /// there is no room, where nobody asked for anything for long, and where all is here.
     pub fn bring(self: &Arc<Self>, file: &Arc<File>) -> Vec<Brought> {
         let len = LOAD_PART_BYTES.min(self.part_bytes_max());
-        let brought = |part| Brought { data: Arc::clone(self), file: Arc::clone(file), part };
+        let brought = |part: Arc<Part>| {
+            file.loading.lock().asked_for(part.len());
+            Brought { data: Arc::clone(self), file: Arc::clone(file), part, is_ready: false }
+        };
         let mut parts = Vec::new();
-        while parts.is_empty() {
+        while parts.is_empty() && file.loading.lock().wants_more() {
             // Before the range is taken, which counts as given from then on.
             let Some(permit) = self.reserve_ahead(usize::try_from(len).unwrap_or(0)) else { break };
             let mut permit = Some(permit);

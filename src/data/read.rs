@@ -110,7 +110,11 @@ impl Data {
             }
             part.wait_until(end).await?;
         }
-        Ok(self.hand_over(file, &parts, &range, buffered))
+        let bytes = self.hand_over(file, &parts, &range, buffered);
+        if buffered && range.start == 0 {
+            file.loading.lock().on_head(bytes.as_ref());
+        }
+        Ok(bytes)
     }
 
     /// The parts of `range`, those that were missing now on their way.
@@ -316,7 +320,7 @@ impl Data {
     }
 
     /// What one reader may have at the moment.
-    fn bounds(&self) -> Bounds {
+    pub(super) fn bounds(&self) -> Bounds {
         let streams = self.index.lock().streams().max(1);
         let of_one = self.metrics.pace().bytes_per_second.saturating_mul(GET_SECONDS_MAX);
         let of_all = self.metrics.line_bytes_per_second().unwrap_or(u64::MAX);

@@ -4,16 +4,14 @@
 //! theirs waits for each. So where a file that somebody has mapped is read in large pieces
 //! (`data/loading.rs`), all of it is brought in order, and given to the page cache.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::{FileSystem, Handle};
-
-/// Parts on their way at once: at 90 MB/s each they fill what a machine takes.
-const PARTS_MAX: usize = 24;
+use super::{FileSystem, Handle, Notices};
+use crate::data::{Brought, File};
 
 /// How soon it is seen that somebody reads on.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -43,30 +41,45 @@ impl FileSystem {
             "{:?} is mapped and read in large pieces: all of it is loaded",
             file.object.key
         );
-        let (mut parts, mut n_pauses) = (VecDeque::new(), 0);
+        let (mut parts, mut n_pauses) = (JoinSet::new(), 0);
         while self.files.get(handle).is_ok() && n_pauses < PAUSES_MAX {
-            while parts.len() < PARTS_MAX {
+            loop {
                 let more = self.data.bring(&file);
                 if more.is_empty() {
                     break;
                 }
-                parts.extend(more);
-            }
-            let Some(part) = parts.pop_front() else {
-                if self.data.is_loaded(&file) {
-                    break;
+                for part in more {
+                    parts.spawn(give(self.notices.clone(), Arc::clone(&file), part));
                 }
-                n_pauses += 1;
-                sleep(PAUSE).await;
-                continue;
-            };
-            n_pauses = 0;
-            let Ok((offset, bytes)) = part.bytes().await else { break };
-            if !self.notices.store(file.ino, offset, bytes).await {
-                break;
             }
-            part.given();
+            let given = match parts.try_join_next() {
+                None if !parts.is_empty() => {
+                    self.data.loading_waits(&file);
+                    parts.join_next().await
+                }
+                given => given,
+            };
+            match given {
+                Some(Ok(true)) => n_pauses = 0,
+                Some(_) => break,
+                None if self.data.is_loaded(&file) => break,
+                None => {
+                    n_pauses += 1;
+                    sleep(PAUSE).await;
+                }
+            }
         }
         self.data.end_loading(&file);
     }
+}
+
+/// Gives a part to the page cache as soon as it has come, whatever is before it: the memory is free again.
+/// False where no more is to be brought.
+async fn give(notices: Notices, file: Arc<File>, mut part: Brought) -> bool {
+    let Ok((offset, bytes)) = part.bytes().await else { return false };
+    let took = notices.store(file.ino, offset, bytes).await;
+    if took {
+        part.given();
+    }
+    took
 }

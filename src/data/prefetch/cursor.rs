@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::steps::Steps;
-use super::window::Window;
+use super::window::{WINDOW_BYTES_START, Window};
 use super::{ALIGN, Bounds, PART_BYTES_MAX, PART_BYTES_USUAL, Piece, align_down, align_up};
 
 /// GETs of one reader in flight while its parts still grow.
@@ -89,7 +89,7 @@ impl Cursor {
             hits: 0,
             total: read.end - read.start,
             asked: read.end,
-            window: Window::new(now),
+            window: Window::new(WINDOW_BYTES_START, now),
             steps: None,
         }
     }

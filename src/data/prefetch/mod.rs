@@ -17,6 +17,7 @@ use std::time::Duration;
 
 pub(crate) use self::cursor::pieces;
 use self::cursor::{Cursor, Fit, Plan};
+pub(crate) use self::window::Window;
 
 /// Parts begin and end at multiples of this, or at the end of the object.
 pub(crate) const ALIGN: u64 = 128 << 10;

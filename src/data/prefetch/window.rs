@@ -27,8 +27,10 @@ pub(super) const WINDOW_BYTES_START: u64 = 16 << 20;
 
 /// The bound of one reader. Positions are counts of the bytes it has read.
 #[derive(Debug)]
-pub(super) struct Window {
+pub(crate) struct Window {
     bytes_max: u64,
+    /// It is never less.
+    bytes_min: u64,
     /// Where, and when, the speed of the present bound began to be measured.
     mark_at: u64,
     mark_when: Duration,
@@ -39,10 +41,11 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// Of a reader that begins at position 0 at `now`.
-    pub(super) fn new(now: Duration) -> Self {
+    /// Of a reader that begins at position 0 at `now`; at least `bytes_min`, with which it begins.
+    pub(crate) fn new(bytes_min: u64, now: Duration) -> Self {
         Self {
-            bytes_max: WINDOW_BYTES_START,
+            bytes_max: bytes_min,
+            bytes_min,
             mark_at: 0,
             mark_when: now,
             hold_until: 0,
@@ -51,14 +54,14 @@ impl Window {
     }
 
     /// The most to ask for ahead, in bytes.
-    pub(super) fn bytes_max(&self) -> u64 {
+    pub(crate) fn bytes_max(&self) -> u64 {
         self.bytes_max
     }
 
     /// The reader waited at position `at` though all of the bound had been asked for, `ready` bytes of
     /// which had come. One slow answer is not taken for a far server, as each change is judged by at
     /// least a window of bytes, which begins a window after it: until then it has not come into effect.
-    pub(super) fn stalled(&mut self, at: u64, now: Duration, ready: u64, bounds: Bounds) {
+    pub(crate) fn stalled(&mut self, at: u64, now: Duration, ready: u64, bounds: Bounds) {
         if at < self.hold_until || ready > self.bytes_max / READY_SHARE {
             return;
         }
@@ -79,7 +82,7 @@ impl Window {
             return;
         }
         if gain.is_some_and(|gain| gain < GAIN_WORTH_KEEPING) {
-            self.bytes_max = (self.bytes_max / 2).max(WINDOW_BYTES_START);
+            self.bytes_max = (self.bytes_max / 2).max(self.bytes_min);
         }
         self.trial = None;
         self.hold_until = at + self.bytes_max * WINDOWS_BETWEEN_TRIALS;
