@@ -22,6 +22,9 @@ const READY_SHARE: u64 = 4;
 /// Windows read before a doubling that did not help is tried again.
 const WINDOWS_BETWEEN_TRIALS: u64 = 8;
 
+/// A speed is measured over so many windows: one is a single round trip of all its parts.
+const WINDOWS_MEASURED: u64 = 2;
+
 /// The bound before the reader ever had to wait: a near server needs no more.
 pub(super) const WINDOW_BYTES_START: u64 = 16 << 20;
 
@@ -60,7 +63,7 @@ impl Window {
 
     /// The reader waited at position `at` though all of the bound had been asked for, `ready` bytes of
     /// which had come. One slow answer is not taken for a far server, as each change is judged by at
-    /// least a window of bytes, which begins a window after it: until then it has not come into effect.
+    /// least two windows of bytes, which begin a window after it: until then it has not come into effect.
     pub(crate) fn stalled(&mut self, at: u64, now: Duration, ready: u64, bounds: Bounds) {
         if at < self.hold_until || ready > self.bytes_max / READY_SHARE {
             return;
@@ -69,7 +72,7 @@ impl Window {
             (self.mark_at, self.mark_when) = (at, now);
         }
         let read = at - self.mark_at;
-        if read < self.bytes_max {
+        if read < self.bytes_max * WINDOWS_MEASURED {
             return;
         }
         #[expect(clippy::cast_precision_loss, reason = "a speed needs no 53 bits")]
