@@ -46,7 +46,7 @@ pub(super) struct State {
     pub(super) weight: Weight,
     /// Of all entries that have come, those that were put away included.
     pub(super) told_bytes: u64,
-    /// See [`Snapshot::after`].
+    /// See [`super::Snapshot::after`].
     pub(super) bytes_max: u64,
 }
 
