@@ -50,6 +50,9 @@ mod flight;
 pub mod fs;
 #[doc(hidden)]
 pub mod fuse;
+#[cfg(all(any(test, fuzzing), not(feature = "shuttle")))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[doc(hidden)]
 pub mod log;
 #[doc(hidden)]

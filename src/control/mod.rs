@@ -20,3 +20,17 @@ mod server;
 pub(crate) use self::commands::Commands;
 pub use self::refresh::refresh;
 pub(crate) use self::server::{Control, NoControl};
+
+/// Understands a line as the mount does, and as the command does, for fuzzing.
+///
+/// # Panics
+/// Where what is understood would be said otherwise.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn try_line(line: &[u8]) {
+    if let Ok(request) = protocol::Request::from_line(line) {
+        assert_eq!(protocol::Request::from_line(request.to_line().as_bytes()), Ok(request));
+    }
+    if let Some(answer) = protocol::Answer::from_line(line) {
+        assert_eq!(protocol::Answer::from_line(answer.to_line().as_bytes()), Some(answer));
+    }
+}

@@ -10,6 +10,8 @@ mod handles;
 mod inodes;
 mod kept;
 mod loading;
+#[cfg(all(any(test, fuzzing), not(feature = "shuttle")))]
+pub(crate) mod model;
 mod names;
 mod notices;
 mod pressure;

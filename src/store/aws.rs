@@ -246,3 +246,13 @@ fn is_of_credentials(err: &StoreError) -> bool {
         _ => false,
     }
 }
+
+/// What the page `xml` says to `request`, for fuzzing.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn try_page(request: &ListRequest, xml: &[u8]) -> Result<ListPage, StoreError> {
+    let wrong = |what: String| StoreError::new(StoreErrorKind::Corrupt, what);
+    let document =
+        document::Document::parse(xml).map_err(|_| wrong("it is no listing".to_owned()))?;
+    let warned = std::sync::atomic::AtomicBool::new(true);
+    listing::page(request, document, &warned).map_err(|what| wrong(what.to_owned()))
+}

@@ -5,7 +5,7 @@
 
 pub mod aws;
 pub mod credentials;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod fake;
 pub mod hedge;
 pub mod limit;
