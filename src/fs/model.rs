@@ -124,6 +124,8 @@ struct Client {
     current: BTreeMap<String, Bytes>,
     /// All that was ever in it.
     ever: BTreeMap<String, Vec<Bytes>>,
+    /// What once was not in it, of keys and the directories above them.
+    once_absent: BTreeSet<String>,
     /// The versions that an inode can be, by what was seen of it.
     versions: HashMap<Ino, Vec<Bytes>>,
     /// Lookups that the kernel has not given back, and the key of each file.
@@ -147,14 +149,16 @@ impl Client {
             step: 0,
             current: BTreeMap::new(),
             ever: BTreeMap::new(),
+            once_absent: BTreeSet::new(),
             versions: HashMap::new(),
             looked_up: BTreeMap::new(),
             files: Vec::new(),
             seen: Seen::default(),
         };
-        for (index, key) in FIXED.iter().enumerate() {
-            client.put(key, SIZES[index + 3]);
+        for (index, key) in FIXED.iter().chain(KEYS.iter().step_by(2)).enumerate() {
+            client.put(key, SIZES[(index + 3) % SIZES.len()]);
         }
+        KEYS.iter().for_each(|key| client.note_absences(key));
         client
     }
 
@@ -168,6 +172,16 @@ impl Client {
         self.ever.entry(key.to_owned()).or_default().push(bytes);
     }
 
+    /// Notes which of a key and the directories above it are not there.
+    fn note_absences(&mut self, key: &str) {
+        let ends = key.match_indices('/').map(|(end, _)| end).chain([key.len()]);
+        for path in ends.map(|end| &key[..end]) {
+            if !self.is_there(path) {
+                self.once_absent.insert(path.to_owned());
+            }
+        }
+    }
+
     async fn act(&mut self, what: u8, first: u8, second: u8, third: u8) {
         let key = KEYS[usize::from(first) % KEYS.len()];
         match what % 16 {
@@ -175,12 +189,14 @@ impl Client {
             2 => {
                 self.store.delete(key);
                 self.current.remove(key);
+                self.note_absences(key);
             }
             3 => {
                 let ms = u64::from(second) * u64::from(second) / 4;
                 tokio::time::sleep(Duration::from_millis(ms)).await;
             }
-            4..=6 => {
+            4 => self.open_known(first).await,
+            5 | 6 => {
                 let names = [&KEYS[..], &FIXED].concat();
                 let key = names[usize::from(first) % names.len()];
                 if let Some((ino, attr_size)) = self.walk(key).await
@@ -268,8 +284,12 @@ impl Client {
             let (was_file, was_directory) = self.was(&path);
             let Some(attr) = attr else {
                 let is_there = self.is_there(&path);
-                let always = FIXED.iter().any(|key| key.starts_with(&path));
-                assert!(!(always || is_there && !self.with_faults), "{place} says it is absent");
+                let may_be = if self.with_faults {
+                    self.once_absent.contains(&path) || !is_there
+                } else {
+                    !is_there
+                };
+                assert!(may_be, "{place} says it is absent");
                 return None;
             };
             let count = self.looked_up.entry(attr.ino.0).or_default();
@@ -329,6 +349,32 @@ impl Client {
             Ok(handle) => self.files.push(OpenFile { handle, ino, key: key.to_owned(), size }),
             Err(libc::ESTALE | libc::EIO | libc::ETIMEDOUT) if self.with_faults => {}
             // It was looked up in the step before, and nothing has changed since.
+            Err(errno) => panic!("{place} failed with {errno}"),
+        }
+    }
+
+    /// Opens what was looked up some time ago.
+    async fn open_known(&mut self, first: u8) {
+        let files = self.looked_up.iter().filter_map(|(ino, (_, key))| Some((*ino, key.clone()?)));
+        let files: Vec<_> = files.collect();
+        let Some((ino, key)) = files.get(usize::from(first) % files.len().max(1)) else { return };
+        let (ino, key) = (Ino(*ino), key.clone());
+        let size = self.versions[&ino][0].len() as u64;
+        let known = &self.versions[&ino];
+        let changed = self.current.get(&key).is_none_or(|bytes| !known.contains(bytes));
+        let fs = Arc::clone(&self.fs);
+        let answer = self.ask(fs.open(ino, libc::O_RDONLY)).await;
+        let place = format!("step {}: open of {key:?} as it was", self.step);
+        match answer {
+            Ok(handle) => {
+                // In an outage what is in memory may be opened as it was.
+                assert!(!changed || self.with_faults, "{place}: it has changed");
+                self.files.push(OpenFile { handle, ino, key, size });
+            }
+            Err(libc::ESTALE) => {
+                assert!(changed || self.with_faults, "{place}: it has not changed")
+            }
+            Err(libc::EIO | libc::ETIMEDOUT) if self.with_faults => {}
             Err(errno) => panic!("{place} failed with {errno}"),
         }
     }
@@ -412,11 +458,12 @@ impl Client {
                 .collect()
         };
         let (now, ever) = (below(&mut self.current.keys()), below(&mut self.ever.keys()));
-        let always = FIXED.iter().filter_map(|key| key.strip_prefix(dir));
-        for name in always.map(|rest| rest.split('/').next().unwrap_or(rest)) {
-            assert!(told.contains(name), "{place} lacks {name:?}");
-        }
         if self.with_faults {
+            let always =
+                now.iter().filter(|name| !self.once_absent.contains(&format!("{dir}{name}")));
+            for name in always {
+                assert!(told.contains(name.as_str()), "{place} lacks {name:?}");
+            }
             assert!(told.iter().all(|name| ever.contains(*name)), "{place}: {told:?}");
         } else {
             assert_eq!(told, now.iter().map(String::as_str).collect(), "{place}");
