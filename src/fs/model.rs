@@ -583,7 +583,8 @@ mod tests {
         (0..n_steps.div_ceil(2)).flat_map(|_| next()).collect()
     }
 
-    /// `S3MOUNT_MODEL_STEPS` makes the runs longer, `S3MOUNT_MODEL_SEED` shows one again.
+    /// `S3MOUNT_MODEL_STEPS` makes the runs longer, `S3MOUNT_MODEL_SEEDS` makes more of them, and
+    /// `S3MOUNT_MODEL_SEED` shows one again.
     #[expect(
         clippy::disallowed_methods,
         clippy::print_stdout,
@@ -591,10 +592,10 @@ mod tests {
     )]
     fn runs(with_faults: bool) -> Seen {
         let number = |name: &str| std::env::var(name).ok()?.parse().ok();
-        let n_steps = number("S3MOUNT_MODEL_STEPS").unwrap_or(300);
+        let n_steps = number("S3MOUNT_MODEL_STEPS").unwrap_or(200);
         let seeds = match number("S3MOUNT_MODEL_SEED") {
             Some(seed) => seed..seed + 1,
-            None => 0..20,
+            None => 0..number("S3MOUNT_MODEL_SEEDS").unwrap_or(10),
         };
         let mut seen = Seen::default();
         for seed in seeds {
@@ -614,7 +615,12 @@ mod tests {
 
     #[test]
     fn whatever_fails_no_answer_is_wrong() {
-        let seen = runs(true);
+        let mut seen = runs(true);
+        // Who comes while nothing is known yet, and the store fails already.
+        for seed in 0..30_u8 {
+            let storm = [15, 255, 10 + seed % 50, 1 + seed % 2];
+            seen.add(run(&[&storm[..], &script(u64::from(seed), 12)].concat(), true));
+        }
         assert!(seen.n_reads > 100 && seen.n_bytes > 1 << 20 && seen.n_errors > 10, "{seen:?}");
     }
 }
