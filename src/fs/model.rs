@@ -76,17 +76,6 @@ pub(crate) struct Seen {
     pub(crate) n_stale: usize,
 }
 
-impl Seen {
-    pub(crate) fn add(&mut self, other: Self) {
-        self.n_reads += other.n_reads;
-        self.n_bytes += other.n_bytes;
-        self.n_lookups += other.n_lookups;
-        self.n_listings += other.n_listings;
-        self.n_errors += other.n_errors;
-        self.n_stale += other.n_stale;
-    }
-}
-
 /// Runs the steps that `script` encodes, [`STEP_BYTES`] each.
 ///
 /// # Panics
@@ -569,6 +558,17 @@ fn build(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Seen {
+        fn add(&mut self, other: Self) {
+            self.n_reads += other.n_reads;
+            self.n_bytes += other.n_bytes;
+            self.n_lookups += other.n_lookups;
+            self.n_listings += other.n_listings;
+            self.n_errors += other.n_errors;
+            self.n_stale += other.n_stale;
+        }
+    }
 
     /// A script from a seed (splitmix64, Steele and others, 2014).
     fn script(seed: u64, n_steps: usize) -> Vec<u8> {

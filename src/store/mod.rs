@@ -6,6 +6,7 @@
 pub mod aws;
 pub mod credentials;
 #[cfg(any(test, fuzzing))]
+#[cfg_attr(not(test), expect(dead_code, reason = "some of it is for tests alone"))]
 pub(crate) mod fake;
 pub mod hedge;
 pub mod limit;
