@@ -360,8 +360,9 @@ impl Client {
                 assert!(!changed || self.with_faults, "{place}: it has changed");
                 self.files.push(OpenFile { handle, ino, key, size });
             }
+            // The same bytes again, which only empty files have, are another inode, with another date.
             Err(libc::ESTALE) => {
-                assert!(changed || self.with_faults, "{place}: it has not changed")
+                assert!(changed || size == 0 || self.with_faults, "{place}: it has not changed");
             }
             Err(libc::EIO | libc::ETIMEDOUT) if self.with_faults => {}
             Err(errno) => panic!("{place} failed with {errno}"),
