@@ -221,12 +221,24 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_from_outside_breaks_no_rule() {
-        run("listing", listing, 3);
-        run("keys", keys, 5);
+    fn listings_break_no_rule() {
+        run("listing", listing, 7);
+    }
+
+    #[test]
+    fn keys_break_no_rule() {
+        run("keys", keys, 17);
+    }
+
+    #[test]
+    fn lines_values_and_command_lines_break_no_rule() {
         run("control_line", control_line, 1);
         run("value", value, 1);
-        run("command_line", command_line, 5);
-        run("client", client, 101);
+        run("command_line", command_line, 11);
+    }
+
+    #[test]
+    fn clients_break_no_rule() {
+        run("client", client, 151);
     }
 }
