@@ -186,6 +186,12 @@ pub struct Args {
     #[arg(long, short, help_heading = RUNNING)]
     pub foreground: bool,
 
+    /// Mount anew within a second when the process that serves dies, up to four times in ten
+    /// minutes; a small process watches it [default: the directory gives errors until somebody
+    /// mounts again].
+    #[arg(long, help_heading = RUNNING)]
+    pub auto_remount: bool,
+
     /// Options of mount(8) and /etc/fstab, separated by commas: ro, noexec, noatime, allow_other,
     /// uid=N and so on, and every long option of this page without its dashes, as
     /// region=eu-west-1.

@@ -86,6 +86,8 @@ pub struct MountConfig {
     /// FUSE threads.
     pub threads: usize,
     pub foreground: bool,
+    /// A process above the one that serves starts another when that one dies.
+    pub auto_remount: bool,
     /// Further mount(2) flags from `-o`.
     pub flags: Vec<MountFlag>,
     /// `XDG_RUNTIME_DIR`, where the control socket goes.

@@ -7,6 +7,7 @@
 //! whatever fails.
 
 mod attach;
+mod deaths;
 mod live;
 mod point;
 mod report;
@@ -14,6 +15,7 @@ mod sentences;
 mod session;
 mod signals;
 mod start_error;
+mod supervisor;
 pub(crate) mod sys;
 
 use std::io;
@@ -30,6 +32,11 @@ pub use start_error::{StartError, StartErrorKind};
 
 use crate::config::Config;
 
+/// Descriptors are for connections, a few hundred at most. More than this would only be passed on to
+/// programs that are started (fusermount3, a credential_process), of which some close all that there
+/// may be one by one.
+const OPEN_FILES_ENOUGH: u64 = 65_536;
+
 /// Mounts in this process. Warnings are sentences for the user, about what does not stand in the way.
 /// No signal is listened to. Not to be called by a task.
 pub fn start(config: &Config, warn: &mut (dyn FnMut(&str) + Send)) -> Result<Mount, StartError> {
@@ -41,18 +48,26 @@ pub fn start(config: &Config, warn: &mut (dyn FnMut(&str) + Send)) -> Result<Mou
 /// when it answers. To be called before the first thread is started.
 pub fn run(config: &Config) -> Result<u8, StartError> {
     sys::tame_allocator();
+    if let Err(err) = sys::raise_open_files(OPEN_FILES_ENOUGH) {
+        tracing::debug!("the limit of open files stays as it is: {err}");
+    }
     let json = config.mount.json;
     let ready = config.mount.ready_fd.map(sys::take_inherited).transpose();
     let ready = ready.map_err(|err| StartError::unexpected("--ready-fd", &err))?;
     let target = point::check(&config.mount.dir, &mut |sentence| {
         report::print_warning(sentence, json);
     })?;
+    let body = if config.mount.auto_remount { keep } else { serve };
     if config.mount.foreground {
-        return serve(config, target, &mut Report::in_foreground(ready));
+        return body(config, target, &mut Report::in_foreground(ready));
     }
 
-    let dir: Option<PathBuf> = target.dir().map(Into::into);
-    let result = report::in_background(ready, json, |report| serve(config, target, report));
+    // A dead mount that was there before the start is better than an empty directory.
+    let dir: Option<PathBuf> = match &target {
+        Target::Dead(_) => None,
+        target => target.dir().map(Into::into),
+    };
+    let result = report::in_background(ready, json, |report| body(config, target, report));
     if result.is_err()
         && let Some(dir) = dir
     {
@@ -62,13 +77,18 @@ pub fn run(config: &Config) -> Result<u8, StartError> {
     result
 }
 
+/// As [`serve`], and anew when the process that serves dies.
+fn keep(config: &Config, target: Target, report: &mut Report) -> Result<u8, StartError> {
+    supervisor::keep(config, target, report, serve)
+}
+
 /// Mounts and serves until unmounted or told to end by a signal.
 fn serve(config: &Config, target: Target, report: &mut Report) -> Result<u8, StartError> {
     let runtime = start_runtime(config)?;
-    let listening = {
+    let listening = report.supervisor().and_then(|supervisor| {
         let _context = runtime.enter();
-        Signals::listen(config.mount.foreground)
-    };
+        Signals::listen(config.mount.foreground, supervisor)
+    });
     let mut signals =
         listening.map_err(|err| StartError::unexpected("cannot listen to signals", &err))?;
     let mut mount = {

@@ -30,6 +30,7 @@ mod policies;
 mod programs;
 mod quirks;
 mod reopen;
+mod remount;
 mod rotation;
 mod semantics;
 mod simulator;

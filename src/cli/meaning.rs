@@ -166,6 +166,13 @@ fn mount_config(
             return Err(invalid("--ready-fd", &fd.to_string(), reason));
         }
     }
+    if args.auto_remount && args.dir.starts_with("/dev/fd") {
+        let shown = args.dir.display();
+        return Err(UsageError(format!(
+            "--auto-remount and {shown} exclude each other: only whoever mounted the descriptor can \
+             mount it anew; leave the option out, or name a directory"
+        )));
+    }
     Ok(MountConfig {
         dir: args.dir.clone(),
         source: source(bucket),
@@ -180,6 +187,7 @@ fn mount_config(
         },
         threads,
         foreground: args.foreground,
+        auto_remount: args.auto_remount,
         flags: args.flags.clone(),
         runtime_dir: environment.runtime_dir.clone(),
         ready_fd: args.ready_fd,

@@ -17,6 +17,7 @@ use super::attach::{Attached, MountGuard, Unmounted, mount as attach};
 use super::point::Target;
 use super::session::Session;
 use super::start_error::{StartError, StartErrorKind};
+use super::sys;
 use crate::config::{BucketConfig, Config, NetworkConfig};
 use crate::control::{Commands, Control, NoControl};
 use crate::data::{Data, DataConfig, Numbering};
@@ -43,6 +44,17 @@ const READ_AHEAD_KIB: u32 = 512;
 
 /// The part of the budget that listings may hold: metadata evicts up to half of it.
 const NAMES_SHARE: u64 = 2;
+
+/// A request has a connection; those that were late may have a second one for a while, and some that
+/// are done are kept.
+const FILES_PER_REQUEST: u64 = 2;
+
+/// The device, the runtime, logs, the control socket with its 32 clients, the sockets of name
+/// resolution and of credentials.
+const OTHER_FILES: u64 = 64;
+
+/// One for names and one for bytes: with less nothing goes.
+const REQUESTS_MIN: usize = 2;
 
 /// What is still running when the mount has gone gets this long to notice.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -248,7 +260,8 @@ async fn begin(
     for path in readable_by_others(&config.bucket.credential_files.key_files()) {
         warn(&readable_warning(&path));
     }
-    let proven = prove(config).await?;
+    let limits = limits(config, sys::open_files_max().unwrap_or(u64::MAX), warn);
+    let proven = prove(config, limits).await?;
     if proven.first_page.is_none() {
         warn("the bucket may not be listed: only paths that are known open");
     }
@@ -266,7 +279,8 @@ async fn begin(
     let filesystem = build_filesystem(config, proven, notices, runtime);
     let adapter = Adapter::new(Arc::clone(&filesystem), runtime.clone(), config.page_cache);
 
-    let (device, guard, claim) = match target {
+    let (device, guard, claim) = match target.cleared(warn)? {
+        Target::Dead(_) => unreachable!("cleared"),
         Target::Directory { path, claim } => {
             let (device, mount) = attach(&path, &config.mount)?;
             (device, MountGuard::new(Some(mount)), claim)
@@ -292,6 +306,25 @@ async fn begin(
     Ok((session, guard, control, metrics))
 }
 
+/// What the mount may have in flight: as the budget gives it, or as was asked for; and no more than
+/// there are descriptors for.
+fn limits(config: &Config, open_files_max: u64, warn: &mut dyn FnMut(&str)) -> LimitConfig {
+    let NetworkConfig { requests_max, bytes_per_second_max } = config.network;
+    let wanted = LimitConfig::for_memory(config.memory_max_bytes)
+        .bounded(requests_max, bytes_per_second_max);
+    let room = open_files_max.saturating_sub(OTHER_FILES) / FILES_PER_REQUEST;
+    let room = usize::try_from(room).unwrap_or(usize::MAX).max(REQUESTS_MIN);
+    if room >= wanted.requests_max {
+        return wanted;
+    }
+    warn(&format!(
+        "the limit of {open_files_max} open files leaves room for {room} requests in flight instead \
+         of {}; raise it with `ulimit -n 1024` or LimitNOFILE=1024",
+        wanted.requests_max
+    ));
+    wanted.bounded(Some(room), bytes_per_second_max)
+}
+
 /// The bucket, proven, and its root's first page.
 struct Proven {
     store: Arc<dyn ObjectStore>,
@@ -303,11 +336,8 @@ struct Proven {
 }
 
 /// Connects, and proves bucket, credentials and region by the listing that the root needs anyway.
-async fn prove(config: &Config) -> Result<Proven, StartError> {
+async fn prove(config: &Config, limits: LimitConfig) -> Result<Proven, StartError> {
     let bucket = &config.bucket;
-    let NetworkConfig { requests_max, bytes_per_second_max } = config.network;
-    let limits = LimitConfig::for_memory(config.memory_max_bytes)
-        .bounded(requests_max, bytes_per_second_max);
     let failed = |err: StoreError| StartError::from_store(&err, bucket);
     let metrics = Arc::new(Metrics::default());
     let (files, counters) = (&bucket.credential_files, Arc::clone(&metrics));

@@ -21,6 +21,9 @@ pub(super) enum Target {
         /// kernel would mount them over each other.
         claim: Option<File>,
     },
+    /// Holds the mount of an s3mount that died. It stays until the bucket is proven: meanwhile
+    /// programs get errors there, and not an empty directory, which would be a wrong answer.
+    Dead(PathBuf),
     /// `/dev/fd/N`: mounted, and unmounted, by someone else.
     Descriptor(OwnedFd),
 }
@@ -28,30 +31,38 @@ pub(super) enum Target {
 impl Target {
     pub(super) fn dir(&self) -> Option<&Path> {
         match self {
-            Self::Directory { path, .. } => Some(path),
+            Self::Directory { path, .. } | Self::Dead(path) => Some(path),
             Self::Descriptor(_) => None,
         }
+    }
+
+    /// Ready to be mounted on: what a dead s3mount left there is taken away.
+    pub(super) fn cleared(self, warn: &mut dyn FnMut(&str)) -> Result<Self, StartError> {
+        let Self::Dead(dir) = self else { return Ok(self) };
+        for _ in 0..LAYERS_MAX {
+            if !is_dead(&dir) {
+                return check_directory(&dir, warn);
+            }
+            take_dead_away(&dir)?;
+            let shown = dir.display();
+            warn(&format!("{shown} held the mount of an s3mount that had died; it was unmounted"));
+        }
+        Err(wrong(format!("{} holds too many dead mounts; unmount them", dir.display())))
     }
 }
 
 /// Dead mounts may lie upon each other; more than this are left to a person.
 const LAYERS_MAX: usize = 16;
 
-/// Looks at `dir`. What a dead s3mount left there is taken away. `warn` hears what does not stand in
-/// the way.
+/// Looks at `dir`. `warn` hears what does not stand in the way.
 pub(super) fn check(dir: &Path, warn: &mut dyn FnMut(&str)) -> Result<Target, StartError> {
     if let Some(number) = descriptor_number(dir) {
         return check_descriptor(dir, number);
     }
-    for _ in 0..LAYERS_MAX {
-        if !is_dead(dir) {
-            return check_directory(dir, warn);
-        }
-        take_dead_away(dir)?;
-        let shown = dir.display();
-        warn(&format!("{shown} held the mount of an s3mount that had died; it was unmounted"));
+    if is_dead(dir) {
+        return Ok(Target::Dead(dead_mount_of_ours(dir)?.0));
     }
-    Err(wrong(format!("{} holds too many dead mounts; unmount them", dir.display())))
+    check_directory(dir, warn)
 }
 
 /// After the death of a process that had mounted on `dir`, a resolved path.
@@ -102,15 +113,21 @@ fn claim(path: &Path) -> Result<Option<File>, StartError> {
 }
 
 fn take_dead_away(dir: &Path) -> Result<(), StartError> {
+    let (path, entry) = dead_mount_of_ours(dir)?;
+    attach::detach(&path).map_err(|err| {
+        wrong(format!(
+            "{} holds a dead mount of {}, which could not be unmounted: {err}",
+            path.display(),
+            one_line(&entry.source)
+        ))
+    })
+}
+
+/// Where it is, resolved; an error where what is dead there is not ours to take away.
+fn dead_mount_of_ours(dir: &Path) -> Result<(PathBuf, Entry), StartError> {
     let path = resolve_dead(dir).map_err(|err| not_usable(dir, &err))?;
     match fuse_mount_at(&path)? {
-        Some(entry) if entry.fs_type == FS_TYPE => attach::detach(&path).map_err(|err| {
-            wrong(format!(
-                "{} holds a dead mount of {}, which could not be unmounted: {err}",
-                path.display(),
-                one_line(&entry.source)
-            ))
-        }),
+        Some(entry) if entry.fs_type == FS_TYPE => Ok((path, entry)),
         Some(entry) => Err(wrong(format!(
             "{} holds a dead mount of another program, {} ({}); unmount it first, with: umount {0} \
              (or fusermount3 -u {0})",

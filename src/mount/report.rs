@@ -5,6 +5,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 use serde_json::{Value, json};
 
@@ -19,11 +20,25 @@ pub struct Report {
     pipe: Option<PipeWriter>,
     /// `--ready-fd`.
     ready: Option<OwnedFd>,
+    /// With `--auto-remount`, in the process that serves: who passes on that it is ready, and
+    /// signals to it.
+    supervisor: Option<UnixStream>,
 }
 
 impl Report {
     pub(super) fn in_foreground(ready: Option<OwnedFd>) -> Self {
-        Self { pipe: None, ready }
+        Self { pipe: None, ready, supervisor: None }
+    }
+
+    /// From now on readiness is told to the supervisor, and by that to whoever waits.
+    pub(super) fn to_supervisor(&mut self, stream: UnixStream) {
+        self.ready = None;
+        self.supervisor = Some(stream);
+    }
+
+    /// Where the supervisor's words come from.
+    pub(super) fn supervisor(&self) -> io::Result<Option<UnixStream>> {
+        self.supervisor.as_ref().map(UnixStream::try_clone).transpose()
     }
 
     /// Something that does not stand in the way.
@@ -42,15 +57,19 @@ impl Report {
         {
             self.warn(&format!("--ready-fd cannot be written to: {err}"));
         }
+        if let Some(mut supervisor) = self.supervisor.as_ref() {
+            if self.pipe.take().is_some() {
+                leave_standard_output()?;
+            }
+            // One that has died is noticed by whoever listens to it.
+            let _ = supervisor.write_all(&[1]);
+            return Ok(());
+        }
         if let Some(pipe) = &mut self.pipe {
             // The order matters: a parent that has returned must not take this process with it, and
             // its terminal must not be held open.
-            let let_go = |err: io::Error| StartError::unexpected("cannot leave the terminal", &err);
-            sys::end_with_parent(false).map_err(let_go)?;
-            let null = open_null().map_err(let_go)?;
-            for number in 1..=2 {
-                sys::replace_standard(null.as_fd(), number).map_err(let_go)?;
-            }
+            sys::end_with_parent(false).map_err(|err| cannot_leave(&err))?;
+            leave_standard_output()?;
             write_line(pipe, &json!({ "ready": true })).map_err(|_| {
                 StartError::new(
                     StartErrorKind::Other,
@@ -86,9 +105,9 @@ pub(super) fn in_background(
         }
         Fork::Child => {
             drop(reader);
-            let mut report = Report { pipe: Some(writer), ready };
+            let mut report = Report { pipe: Some(writer), ready, supervisor: None };
             let result = leave_the_terminal()
-                .map_err(|err| StartError::unexpected("cannot leave the terminal", &err))
+                .map_err(|err| cannot_leave(&err))
                 .and_then(|()| body(&mut report));
             // Errors are the parent's to print, while it waits; later they are for the log.
             result.or_else(|err| {
@@ -142,6 +161,18 @@ fn leave_the_terminal() -> io::Result<()> {
     }
     std::env::set_current_dir("/")?;
     sys::replace_standard(open_null()?.as_fd(), 0)
+}
+
+fn leave_standard_output() -> Result<(), StartError> {
+    let null = open_null().map_err(|err| cannot_leave(&err))?;
+    for number in 1..=2 {
+        sys::replace_standard(null.as_fd(), number).map_err(|err| cannot_leave(&err))?;
+    }
+    Ok(())
+}
+
+fn cannot_leave(err: &io::Error) -> StartError {
+    StartError::unexpected("cannot leave the terminal", err)
 }
 
 fn open_null() -> io::Result<File> {

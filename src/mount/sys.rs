@@ -3,12 +3,13 @@
 
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_ulong};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, ExitStatus};
+use std::time::Duration;
 
 /// Which of the two processes a fork returned in.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +54,109 @@ pub(crate) fn wait(pid: libc::pid_t) -> io::Result<ExitStatus> {
         }
     }
     Ok(ExitStatus::from_raw(status))
+}
+
+/// How a child ended; `None` while it lives.
+pub(crate) fn try_wait(pid: libc::pid_t) -> io::Result<Option<ExitStatus>> {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call.
+    let ended = check(unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) })?;
+    Ok((ended == pid).then(|| ExitStatus::from_raw(status)))
+}
+
+/// Signals that wait to be read instead of doing what they do (signalfd(2)).
+pub(crate) struct HeldSignals {
+    queue: OwnedFd,
+    mask_before: libc::sigset_t,
+}
+
+impl HeldSignals {
+    /// For this thread and those that it starts; a program that is started has none held. A child's
+    /// end is among the signals: were it ignored, as whoever started us may have it, nobody would be
+    /// told how a child ended.
+    pub(crate) fn hold(signals: &[c_int]) -> io::Result<Self> {
+        // SAFETY: the sets are plain memory, which sigemptyset makes valid, and outlive the calls.
+        unsafe {
+            libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+            let mut held = std::mem::zeroed();
+            let mut mask_before = std::mem::zeroed();
+            libc::sigemptyset(&raw mut held);
+            for signal in signals {
+                check(libc::sigaddset(&raw mut held, *signal))?;
+            }
+            check(libc::sigprocmask(libc::SIG_BLOCK, &raw const held, &raw mut mask_before))?;
+            let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+            let queue = check(libc::signalfd(-1, &raw const held, flags))?;
+            Ok(Self { queue: OwnedFd::from_raw_fd(queue), mask_before })
+        }
+    }
+
+    /// The next one that waits.
+    pub(crate) fn next(&self) -> Option<c_int> {
+        // SAFETY: plain numbers, for which all zeros are valid.
+        let mut info: libc::signalfd_siginfo = unsafe { std::mem::zeroed() };
+        let size = size_of_val(&info);
+        // SAFETY: `info` has room for `size` bytes and outlives the call.
+        let n = unsafe { libc::read(self.queue.as_raw_fd(), (&raw mut info).cast(), size) };
+        (n == size.cast_signed()).then(|| info.ssi_signo.cast_signed())
+    }
+
+    /// Signals do again what they did before.
+    pub(crate) fn release(self) -> io::Result<()> {
+        let mask = &raw const self.mask_before;
+        // SAFETY: the mask was filled in by the kernel and outlives the call.
+        check(unsafe { libc::sigprocmask(libc::SIG_SETMASK, mask, std::ptr::null_mut()) }).map(drop)
+    }
+}
+
+impl AsFd for HeldSignals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.queue.as_fd()
+    }
+}
+
+/// Waits until one of `fds` can be read from, or has ended, or the time is over.
+pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>], time: Option<Duration>) -> io::Result<()> {
+    let asked = |fd: &BorrowedFd<'_>| libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let mut fds: Vec<libc::pollfd> = fds.iter().map(asked).collect();
+    // Rounded up: a rest of less than a millisecond would be polled for again and again.
+    let millis = time.map_or(-1, |time| {
+        c_int::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX)
+    });
+    // SAFETY: the list is as long as is said and outlives the call.
+    let result = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, millis) };
+    match check(result) {
+        Err(err) if err.kind() != io::ErrorKind::Interrupted => Err(err),
+        _ => Ok(()),
+    }
+}
+
+/// How many descriptors this process may have open.
+pub(crate) fn open_files_max() -> io::Result<u64> {
+    open_file_limits().map(|limits| limits.rlim_cur)
+}
+
+/// Raises that to what the process may have at most, but not beyond `enough`.
+pub(crate) fn raise_open_files(enough: u64) -> io::Result<()> {
+    let before = open_file_limits()?;
+    let raised = before.rlim_max.min(enough);
+    if raised <= before.rlim_cur {
+        return Ok(());
+    }
+    let limits = libc::rlimit { rlim_cur: raised, ..before };
+    // SAFETY: `limits` outlives the call.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limits) }).map(drop)
+}
+
+fn open_file_limits() -> io::Result<libc::rlimit> {
+    let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limits` outlives the call.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limits) })?;
+    Ok(limits)
 }
 
 /// A session of its own: no terminal, and no signals from one.
