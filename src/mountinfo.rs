@@ -98,6 +98,11 @@ pub(crate) fn top_at(dir: &Path) -> io::Result<Option<Entry>> {
     Ok(read()?.into_iter().rfind(|entry| entry.mount_point == dir))
 }
 
+/// How many file systems are mounted upon each other at `dir`.
+pub(crate) fn n_at(dir: &Path) -> io::Result<usize> {
+    Ok(read()?.iter().filter(|entry| entry.mount_point == dir).count())
+}
+
 fn read() -> io::Result<Vec<Entry>> {
     // Paths may be of any bytes.
     let text = std::fs::read("/proc/self/mountinfo")?;

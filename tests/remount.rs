@@ -12,6 +12,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::support::mounted::{Mounted, command, is_mounted, send_signal, sleep, wait_until};
 use crate::support::simulator::Simulator;
+use crate::support::simulator::shaping::Share;
 
 const MIB: u64 = 1 << 20;
 
@@ -77,7 +78,8 @@ impl Readers {
         let mut threads = Vec::new();
         let enough = Arc::new(AtomicBool::new(false));
         for (name, flags) in [("stream", 0), ("stream", 0), ("direct", libc::O_DIRECT)] {
-            let open = fs::OpenOptions::new().read(true).custom_flags(flags).open(directory.join("big"));
+            let open =
+                fs::OpenOptions::new().read(true).custom_flags(flags).open(directory.join("big"));
             let (file, expected) = (open.unwrap(), simulator.range_bytes("myfiles", "big", 0..MIB));
             threads.push(thread::spawn(move || (name, read_until_it_fails(&file, &expected))));
         }
@@ -130,7 +132,11 @@ impl Readers {
             let (name, errno) = thread.join().unwrap();
             let unseen = is_replaced && ["open", "names"].contains(&name) && errno == 0;
             let known = [libc::ENOTCONN, libc::ECONNABORTED];
-            assert!(unseen || known.contains(&errno), "{name}: {}", io::Error::from_raw_os_error(errno));
+            assert!(
+                unseen || known.contains(&errno),
+                "{name}: {}",
+                io::Error::from_raw_os_error(errno)
+            );
         }
         assert_eq!(self.mapped.wait().unwrap().signal(), Some(libc::SIGBUS));
         let mut bytes = [0; 5];
@@ -212,6 +218,43 @@ fn a_killed_process_is_replaced() {
     let log = mounted.log();
     assert!(log.contains("died by signal: 9 (SIGKILL); mounting anew in 0 s"), "{log}");
     assert!(log.contains("is mounted anew"), "{log}");
+}
+
+/// Nobody who lists the directory of a mount that is replaced sees it empty: there is an error, and then
+/// there are the names (as root, from Linux 6.5 on; else it is empty for a moment).
+#[test]
+fn a_replaced_mount_is_never_empty() {
+    let simulator = bucket();
+    let mut mounted = Mounted::new(&simulator, "myfiles", &["--auto-remount"]);
+    let (path, done) = (mounted.path(), AtomicBool::new(false));
+    let n_seen = thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut n_errors = 0;
+            while !done.load(Ordering::Relaxed) {
+                match fs::read_dir(&path) {
+                    Ok(entries) => {
+                        let names = entries.filter(|entry| entry.is_ok()).count();
+                        assert!(names > 0, "an empty listing");
+                    }
+                    Err(_) => n_errors += 1,
+                }
+            }
+            n_errors
+        });
+        let mut server = 0;
+        for _ in 0..3 {
+            server = server_of(&mounted, server);
+            assert!(wait_until(|| reads_hello(&path)), "{}", mounted.log());
+            send_signal(server, libc::SIGKILL);
+        }
+        server_of(&mounted, server);
+        assert!(wait_until(|| reads_hello(&path)), "{}", mounted.log());
+        done.store(true, Ordering::Relaxed);
+        watcher.join().unwrap()
+    });
+    assert!(n_seen > 0, "it watched while the mount was dead");
+    mounted.signal(libc::SIGTERM);
+    assert_eq!(mounted.exit_code(), Some(0), "{}", mounted.log());
 }
 
 /// A process that aborts is replaced, too; in the background as in the foreground, and by the refresh
@@ -386,4 +429,63 @@ fn a_first_start_that_fails_is_not_repeated() {
     let mut program = command(&simulator);
     let output = program.args(["--auto-remount", "myfiles", "/dev/fd/7"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+/// While nothing answers, a mount can be ended: `umount -l` and SIGTERM take it away from its directory
+/// at once, and whoever waits in a buffered, a direct or a mapped read can be killed without waiting for
+/// the deadline; with the last of them the process ends.
+#[test]
+fn a_mount_that_stalls_can_be_ended() {
+    let simulator = bucket();
+    for by_signal in [false, true] {
+        let mut mounted = Mounted::new(&simulator, "myfiles", &[]);
+        let readers: Vec<Child> = {
+            let file = |flags: i32| {
+                let mut options = fs::OpenOptions::new();
+                options.read(true).custom_flags(flags).open(mounted.join("big")).unwrap()
+            };
+            let (buffered, direct, mapped) = (file(0), file(libc::O_DIRECT), file(0));
+            simulator.shape(|shaping| shaping.silent = Share::All);
+            simulator.reset_log();
+            let dd = |file: File, skip: &str| {
+                let arguments = ["bs=1M", "count=1", "of=/dev/null", "status=none", skip];
+                Command::new("dd").args(arguments).stdin(file).spawn().unwrap()
+            };
+            let script = "import mmap\nmmap.mmap(0, 0, prot=mmap.PROT_READ)[150 << 20]";
+            vec![
+                dd(buffered, "skip=50"),
+                dd(direct, "skip=100"),
+                Command::new("python3").args(["-c", script]).stdin(mapped).spawn().unwrap(),
+                Command::new("ls").arg("-l").arg(mounted.join("d")).spawn().unwrap(),
+            ]
+        };
+        let waits = |reader: &Child| {
+            let call = fs::read_to_string(format!("/proc/{}/stack", reader.id()));
+            call.unwrap_or_default().contains("fuse") || is_in_fault(reader.id())
+        };
+        assert!(wait_until(|| readers.iter().all(waits)), "all wait");
+        let before = simulator.counts();
+        if by_signal {
+            mounted.signal(libc::SIGTERM);
+        } else {
+            let unmounted = Command::new("umount").arg("-l").arg(mounted.path()).status();
+            assert!(unmounted.unwrap().success());
+        }
+        assert!(wait_until(|| !is_mounted(&mounted.path())), "{}", mounted.log());
+        for mut reader in readers {
+            send_signal(reader.id(), libc::SIGKILL);
+            assert_eq!(reader.wait().unwrap().signal(), Some(libc::SIGKILL));
+        }
+        // Gone although no answer has come: not even the deadline of one try has passed.
+        let asked = simulator.counts();
+        assert_eq!((asked.get, asked.list), (before.get, before.list), "something was tried again");
+        assert_eq!(mounted.exit_code(), Some(0), "{}", mounted.log());
+        simulator.shape(|shaping| shaping.silent = Share::None);
+    }
+}
+
+/// Whether a process waits for a page of a file.
+fn is_in_fault(pid: u32) -> bool {
+    let stack = fs::read_to_string(format!("/proc/{pid}/stack")).unwrap_or_default();
+    stack.contains("filemap_fault") || stack.contains("folio_lock")
 }

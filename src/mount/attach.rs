@@ -154,13 +154,59 @@ impl Drop for MountGuard {
     }
 }
 
-/// `None` where this process may not mount.
-fn mount_directly(dir: &Path, config: &MountConfig) -> Result<Option<OwnedFd>, StartError> {
-    let device = match OpenOptions::new().read(true).write(true).open("/dev/fuse") {
-        Ok(file) => OwnedFd::from(file),
-        Err(err) if err.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
-        Err(err) => return Err(no_device(&err)),
+/// As [`mount`], where the mount of a process that died lies on `dir`: the new one comes beneath it
+/// before it is taken away, so that nobody sees the bare directory in between, an empty listing. The
+/// new one is not served yet: whoever comes waits. `None` where the kernel (before 6.5) or the rights
+/// of this process do not allow it; the dead one is still there then.
+pub(super) fn mount_beneath_dead(
+    dir: &Path,
+    config: &MountConfig,
+) -> Option<io::Result<(OwnedFd, Attached)>> {
+    // Several upon each other: the others would come out again beneath the new one.
+    if mountinfo::n_at(dir).ok()? != 1 {
+        return None;
+    }
+    let device = OwnedFd::from(OpenOptions::new().read(true).write(true).open("/dev/fuse").ok()?);
+    let mut options = device_options(&device, config);
+    options.extend([
+        ("source", Some(config.source.clone())),
+        ("subtype", FS_TYPE.split_once('.').map(|(_, subtype)| subtype.to_owned())),
+        ("ro", None),
+    ]);
+    if let Err(err) = sys::mount_beneath(dir, &options, mount_flags(config)) {
+        tracing::debug!("no mount beneath the dead one on {}: {err}", dir.display());
+        return None;
+    }
+    // From here on something is mounted: what fails is told.
+    let attached = || {
+        detach(dir)?;
+        match mountinfo::top_at(dir)? {
+            Some(top) if top.fs_type == FS_TYPE => {
+                Ok(Attached { dir: dir.to_owned(), device: top.device })
+            }
+            _ => Err(io::Error::other("it was unmounted or covered by someone else meanwhile")),
+        }
     };
+    Some(attached().map(|attached| (device, attached)))
+}
+
+/// How the kernel is to serve, for mount(2) and its successors.
+fn device_options(device: &OwnedFd, config: &MountConfig) -> Vec<(&'static str, Option<String>)> {
+    let (uid, gid) = effective_user();
+    let mut options = vec![
+        ("fd", Some(device.as_raw_fd().to_string())),
+        // A directory, in octal.
+        ("rootmode", Some("40000".to_owned())),
+        ("user_id", Some(uid.to_string())),
+        ("group_id", Some(gid.to_string())),
+        ("default_permissions", None),
+    ];
+    options.extend(shared_with_others(config.access).then_some(("allow_other", None)));
+    options
+}
+
+/// The flags of mount(2).
+fn mount_flags(config: &MountConfig) -> c_ulong {
     let mut flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_RDONLY;
     for flag in &config.flags {
         flags |= match flag {
@@ -168,14 +214,22 @@ fn mount_directly(dir: &Path, config: &MountConfig) -> Result<Option<OwnedFd>, S
             MountFlag::NoAtime => libc::MS_NOATIME,
         };
     }
-    let (uid, gid) = effective_user();
-    // 40000 is a directory, in octal.
-    let data = format!(
-        "fd={},rootmode=40000,user_id={uid},group_id={gid},default_permissions{}",
-        device.as_raw_fd(),
-        access_option(config.access),
-    );
-    match sys::mount(&config.source, dir, FS_TYPE, flags as c_ulong, &data) {
+    flags as c_ulong
+}
+
+/// `None` where this process may not mount.
+fn mount_directly(dir: &Path, config: &MountConfig) -> Result<Option<OwnedFd>, StartError> {
+    let device = match OpenOptions::new().read(true).write(true).open("/dev/fuse") {
+        Ok(file) => OwnedFd::from(file),
+        Err(err) if err.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
+        Err(err) => return Err(no_device(&err)),
+    };
+    let words = device_options(&device, config).into_iter().map(|(name, value)| match value {
+        Some(value) => format!("{name}={value}"),
+        None => name.to_owned(),
+    });
+    let data = words.collect::<Vec<_>>().join(",");
+    match sys::mount(&config.source, dir, FS_TYPE, mount_flags(config), &data) {
         Ok(()) => Ok(Some(device)),
         Err(err) => match err.raw_os_error() {
             Some(libc::EPERM) => Ok(None),
@@ -209,7 +263,7 @@ fn mount_by_helper(dir: &Path, config: &MountConfig) -> Result<OwnedFd, StartErr
     let mut options = format!(
         "ro,nosuid,nodev,default_permissions,fsname={},subtype=s3mount{}",
         config.source,
-        access_option(config.access)
+        if shared_with_others(config.access) { ",allow_other" } else { "" }
     );
     for flag in &config.flags {
         options.push_str(match flag {
@@ -273,10 +327,10 @@ fn run_helper(arguments: impl Fn(&mut Command)) -> io::Result<std::process::Chil
 }
 
 /// The kernel has no word for "root, too": that is kept by fuser.
-fn access_option(access: Access) -> &'static str {
+fn shared_with_others(access: Access) -> bool {
     match access {
-        Access::Owner => "",
-        Access::OwnerAndRoot | Access::Everybody => ",allow_other",
+        Access::Owner => false,
+        Access::OwnerAndRoot | Access::Everybody => true,
     }
 }
 

@@ -2,6 +2,7 @@
 //! greeted. Whoever has the value has the mount; Drop takes it away.
 
 use std::fmt;
+use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,12 +14,12 @@ use tokio::runtime::{self, Runtime};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::attach::{Attached, MountGuard, Unmounted, mount as attach};
-use super::point::Target;
+use super::attach::{Attached, MountGuard, Unmounted, mount as attach, mount_beneath_dead};
+use super::point::{self, Target};
 use super::session::Session;
 use super::start_error::{StartError, StartErrorKind};
 use super::sys;
-use crate::config::{BucketConfig, Config, NetworkConfig};
+use crate::config::{BucketConfig, Config, MountConfig, NetworkConfig};
 use crate::control::{Commands, Control, NoControl};
 use crate::data::{Data, DataConfig, Numbering};
 use crate::error::{StoreError, StoreErrorKind};
@@ -279,14 +280,7 @@ async fn begin(
     let filesystem = build_filesystem(config, proven, notices, runtime);
     let adapter = Adapter::new(Arc::clone(&filesystem), runtime.clone(), config.page_cache);
 
-    let (device, guard, claim) = match target.cleared(warn)? {
-        Target::Dead(_) => unreachable!("cleared"),
-        Target::Directory { path, claim } => {
-            let (device, mount) = attach(&path, &config.mount)?;
-            (device, MountGuard::new(Some(mount)), claim)
-        }
-        Target::Descriptor(device) => (device, MountGuard::new(None), None),
-    };
+    let (device, guard, claim) = place(target, &config.mount, warn).await?;
     let no_thread = |err: io::Error| StartError::unexpected("cannot start a thread", &err);
     notify_kernel(&device, queues, &filesystem).map_err(no_thread)?;
     // The session alone keeps it, and with it the thread that notifies.
@@ -323,6 +317,35 @@ fn limits(config: &Config, open_files_max: u64, warn: &mut dyn FnMut(&str)) -> L
         wanted.requests_max
     ));
     wanted.bounded(Some(room), bytes_per_second_max)
+}
+
+/// Mounts on `target`. The file is its claim, until the mount answers.
+async fn place(
+    target: Target,
+    config: &MountConfig,
+    warn: &mut dyn FnMut(&str),
+) -> Result<(OwnedFd, MountGuard, Option<File>), StartError> {
+    let (path, claim) = match target {
+        Target::Descriptor(device) => return Ok((device, MountGuard::new(None), None)),
+        Target::Directory { path, claim } => (path, claim),
+        Target::Dead(dir) => {
+            let _turn = point::turn(&dir).await;
+            if point::is_dead(&dir)
+                && let Some(mounted) = mount_beneath_dead(&dir, config)
+            {
+                let (device, mount) = mounted.map_err(|err| {
+                    let sentence = format!("the dead mount on {}: {err}", dir.display());
+                    StartError::new(StartErrorKind::MountPoint, sentence)
+                })?;
+                warn(&point::was_dead(&dir));
+                return Ok((device, MountGuard::new(Some(mount)), None));
+            }
+            // One that has mounted meanwhile is met here.
+            point::clear(&dir, warn)?
+        }
+    };
+    let (device, mount) = attach(&path, config)?;
+    Ok((device, MountGuard::new(Some(mount)), claim))
 }
 
 /// The bucket, proven, and its root's first page.

@@ -4,6 +4,7 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::attach;
 use super::start_error::{StartError, StartErrorKind};
@@ -35,24 +36,14 @@ impl Target {
             Self::Descriptor(_) => None,
         }
     }
-
-    /// Ready to be mounted on: what a dead s3mount left there is taken away.
-    pub(super) fn cleared(self, warn: &mut dyn FnMut(&str)) -> Result<Self, StartError> {
-        let Self::Dead(dir) = self else { return Ok(self) };
-        for _ in 0..LAYERS_MAX {
-            if !is_dead(&dir) {
-                return check_directory(&dir, warn);
-            }
-            take_dead_away(&dir)?;
-            let shown = dir.display();
-            warn(&format!("{shown} held the mount of an s3mount that had died; it was unmounted"));
-        }
-        Err(wrong(format!("{} holds too many dead mounts; unmount them", dir.display())))
-    }
 }
 
 /// Dead mounts may lie upon each other; more than this are left to a person.
 const LAYERS_MAX: usize = 16;
+
+/// Replacing a dead mount takes some milliseconds.
+const TURN_TRIES: u32 = 200;
+const TURN_PAUSE: Duration = Duration::from_millis(10);
 
 /// Looks at `dir`. `warn` hears what does not stand in the way.
 pub(super) fn check(dir: &Path, warn: &mut dyn FnMut(&str)) -> Result<Target, StartError> {
@@ -62,7 +53,42 @@ pub(super) fn check(dir: &Path, warn: &mut dyn FnMut(&str)) -> Result<Target, St
     if is_dead(dir) {
         return Ok(Target::Dead(dead_mount_of_ours(dir)?.0));
     }
-    check_directory(dir, warn)
+    let (path, claim) = check_directory(dir, warn)?;
+    Ok(Target::Directory { path, claim })
+}
+
+/// Makes room on `dir`, which held a dead mount of ours. Gives what [`Target::Directory`] holds.
+pub(super) fn clear(
+    dir: &Path,
+    warn: &mut dyn FnMut(&str),
+) -> Result<(PathBuf, Option<File>), StartError> {
+    for _ in 0..LAYERS_MAX {
+        if !is_dead(dir) {
+            return check_directory(dir, warn);
+        }
+        take_dead_away(dir)?;
+        warn(&was_dead(dir));
+    }
+    Err(wrong(format!("{} holds too many dead mounts; unmount them", dir.display())))
+}
+
+/// What is said when the dead mount on `dir` has been taken away.
+pub(super) fn was_dead(dir: &Path) -> String {
+    format!("{} held the mount of an s3mount that had died; it was unmounted", dir.display())
+}
+
+/// For those who replace a dead mount on `dir`, one after the other: else the second would take the
+/// first one's new mount away. `None` where the directory above cannot be locked.
+pub(super) async fn turn(dir: &Path) -> Option<File> {
+    let above = File::open(dir.parent()?).ok()?;
+    for _ in 0..TURN_TRIES {
+        match above.try_lock() {
+            Ok(()) => return Some(above),
+            Err(TryLockError::WouldBlock) => tokio::time::sleep(TURN_PAUSE).await,
+            Err(TryLockError::Error(_)) => return None,
+        }
+    }
+    None
 }
 
 /// After the death of a process that had mounted on `dir`, a resolved path.
@@ -78,7 +104,10 @@ pub(super) fn is_dead(dir: &Path) -> bool {
     sys::ask_sizes(dir).is_err_and(|err| err.raw_os_error() == Some(libc::ENOTCONN))
 }
 
-fn check_directory(dir: &Path, warn: &mut dyn FnMut(&str)) -> Result<Target, StartError> {
+fn check_directory(
+    dir: &Path,
+    warn: &mut dyn FnMut(&str),
+) -> Result<(PathBuf, Option<File>), StartError> {
     let found = std::fs::metadata(dir).map_err(|err| not_usable(dir, &err))?;
     if !found.is_dir() {
         return Err(not_a_directory(dir));
@@ -96,7 +125,7 @@ fn check_directory(dir: &Path, warn: &mut dyn FnMut(&str)) -> Result<Target, Sta
             path.display()
         ));
     }
-    Ok(Target::Directory { path, claim })
+    Ok((path, claim))
 }
 
 /// `None` where the directory cannot be read or its file system has no locks.

@@ -163,9 +163,8 @@ impl Keeper {
         let pause = if status.signal().is_some() {
             if !self.has_served {
                 point::take_dead_mount_of_ours_away(dir);
-                let sentence = format!(
-                    "the process that serves ended before the mount was ready ({status})"
-                );
+                let sentence =
+                    format!("the process that serves ended before the mount was ready ({status})");
                 return Err(StartError::new(StartErrorKind::Other, sentence));
             }
             *n_failed = 0;

@@ -117,11 +117,8 @@ impl AsFd for HeldSignals {
 
 /// Waits until one of `fds` can be read from, or has ended, or the time is over.
 pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>], time: Option<Duration>) -> io::Result<()> {
-    let asked = |fd: &BorrowedFd<'_>| libc::pollfd {
-        fd: fd.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
+    let asked =
+        |fd: &BorrowedFd<'_>| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     let mut fds: Vec<libc::pollfd> = fds.iter().map(asked).collect();
     // Rounded up: a rest of less than a millisecond would be polled for again and again.
     let millis = time.map_or(-1, |time| {
@@ -210,6 +207,64 @@ pub(crate) fn mount(
     .map(drop)
 }
 
+/// Mounts a FUSE file system on `dir` beneath what is mounted there, by the successors of mount(2)
+/// (fsopen(2), fsconfig(2), fsmount(2), move_mount(2)). Options without a value are flags; `flags` are
+/// those of mount(2).
+pub(crate) fn mount_beneath(
+    dir: &Path,
+    options: &[(&'static str, Option<String>)],
+    flags: c_ulong,
+) -> io::Result<()> {
+    const SET_FLAG: c_int = 0; // linux/mount.h, enum fsconfig_command
+    const SET_STRING: c_int = 1;
+    const CREATE: c_int = 6;
+    const CLOSE_ON_EXEC: c_int = 1; // FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC
+    const EMPTY_PATH: c_int = 0x04; // MOVE_MOUNT_F_EMPTY_PATH
+    const BENEATH: c_int = 0x200; // MOVE_MOUNT_BENEATH
+    // The old flags and the attributes of a mount agree in these numbers, but for noatime.
+    let same = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    let mut attributes = flags & same as c_ulong;
+    if flags & libc::MS_NOATIME as c_ulong != 0 {
+        attributes |= 0x10; // MOUNT_ATTR_NOATIME
+    }
+    let dir = CString::new(dir.as_os_str().as_bytes())?;
+    // SAFETY: takes a string with its terminating zero, and gives a descriptor of nobody else.
+    let context = unsafe {
+        let number = libc::syscall(libc::SYS_fsopen, c"fuse".as_ptr(), CLOSE_ON_EXEC);
+        OwnedFd::from_raw_fd(check_long(number)?)
+    };
+    let configure = |command: c_int, name: *const c_char, value: *const c_char| {
+        // SAFETY: the strings, where there are any, end in zeros and outlive the call.
+        check_long(unsafe {
+            libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, name, value, 0)
+        })
+    };
+    for (name, value) in options {
+        let name = CString::new(*name)?;
+        match value {
+            Some(value) => {
+                let value = CString::new(value.as_str())?;
+                configure(SET_STRING, name.as_ptr(), value.as_ptr())?;
+            }
+            None => {
+                configure(SET_FLAG, name.as_ptr(), std::ptr::null())?;
+            }
+        }
+    }
+    configure(CREATE, std::ptr::null(), std::ptr::null())?;
+    // SAFETY: numbers, a string with its terminating zero, and a descriptor of nobody else. What is not
+    // moved is gone with its descriptor.
+    unsafe {
+        let context = context.as_raw_fd();
+        let number = libc::syscall(libc::SYS_fsmount, context, CLOSE_ON_EXEC, attributes);
+        let mount = OwnedFd::from_raw_fd(check_long(number)?);
+        let (from, nothing, flags) = (mount.as_raw_fd(), c"".as_ptr(), EMPTY_PATH | BENEATH);
+        let (here, to) = (libc::AT_FDCWD, dir.as_ptr());
+        let moved = libc::syscall(libc::SYS_move_mount, from, nothing, here, to, flags);
+        check_long(moved).map(drop)
+    }
+}
+
 /// umount2(2); symbolic links are not followed.
 pub(crate) fn unmount(dir: &Path, lazily: bool) -> io::Result<()> {
     let dir = CString::new(dir.as_os_str().as_bytes())?;
@@ -291,6 +346,11 @@ pub(crate) fn system_log(severity: c_int, line: &CStr) {
 
 fn check(result: c_int) -> io::Result<c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// What syscall(2) gives: a descriptor, or 0.
+fn check_long(result: libc::c_long) -> io::Result<c_int> {
+    check(c_int::try_from(result).map_err(io::Error::other)?)
 }
 
 /// Keeps the allocator small: by default glibc has an arena for each thread, and each keeps what the
