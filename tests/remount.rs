@@ -459,11 +459,7 @@ fn a_mount_that_stalls_can_be_ended() {
                 Command::new("ls").arg("-l").arg(mounted.join("d")).spawn().unwrap(),
             ]
         };
-        let waits = |reader: &Child| {
-            let call = fs::read_to_string(format!("/proc/{}/stack", reader.id()));
-            call.unwrap_or_default().contains("fuse") || is_in_fault(reader.id())
-        };
-        assert!(wait_until(|| readers.iter().all(waits)), "all wait");
+        assert!(wait_until(|| readers.iter().all(|reader| waits(reader.id()))), "all wait");
         let before = simulator.counts();
         if by_signal {
             mounted.signal(libc::SIGTERM);
@@ -484,8 +480,8 @@ fn a_mount_that_stalls_can_be_ended() {
     }
 }
 
-/// Whether a process waits for a page of a file.
-fn is_in_fault(pid: u32) -> bool {
+/// Whether a process waits for an answer, or for a page of a file.
+fn waits(pid: u32) -> bool {
     let stack = fs::read_to_string(format!("/proc/{pid}/stack")).unwrap_or_default();
-    stack.contains("filemap_fault") || stack.contains("folio_lock")
+    ["folio_wait_bit", "fuse_direct_IO", "request_wait_answer"].iter().any(|it| stack.contains(it))
 }
