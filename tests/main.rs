@@ -21,6 +21,7 @@ mod hostile_reads;
 mod integrity;
 mod layers;
 mod lifecycle;
+mod limits;
 mod line;
 mod listings;
 mod mapped;

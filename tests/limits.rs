@@ -1,0 +1,155 @@
+//! What the machine gives a process: memory in a cgroup, descriptors, and room beside others like it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::support::mounted::{Mounted, binary, command, wait_until};
+use crate::support::simulator::Simulator;
+
+const MIB: u64 = 1 << 20;
+
+/// A memory cgroup of either version, which is gone with this value.
+struct Cgroup {
+    path: PathBuf,
+    /// Of version 1: the files have other names.
+    is_old: bool,
+}
+
+impl Cgroup {
+    fn new(limit: u64) -> Self {
+        let root = Path::new("/sys/fs/cgroup");
+        let is_old = root.join("memory").is_dir();
+        let parent = if is_old { root.join("memory") } else { root.to_owned() };
+        if !is_old {
+            let _ = fs::write(root.join("cgroup.subtree_control"), "+memory");
+        }
+        let path = parent.join(format!("s3mount-test-{}", std::process::id()));
+        let cgroup = Self { path, is_old };
+        fs::create_dir(&cgroup.path).expect("root may make a cgroup");
+        let name = if is_old { "memory.limit_in_bytes" } else { "memory.max" };
+        fs::write(cgroup.path.join(name), limit.to_string()).expect("a limit");
+        cgroup
+    }
+
+    /// The command, as a member from its first instruction on.
+    fn run(&self, program: &str) -> Command {
+        let mut command = Command::new("sh");
+        let script =
+            format!("echo $$ > {}/cgroup.procs; exec {program} \"$@\"", self.path.display());
+        command.args(["-c", &script, "sh"]);
+        command
+    }
+
+    fn n_oom_kills(&self) -> u64 {
+        let name = if self.is_old { "memory.oom_control" } else { "memory.events" };
+        let text = fs::read_to_string(self.path.join(name)).expect("counts");
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        count.and_then(|count| count.parse().ok()).expect("a count of kills")
+    }
+
+    fn peak(&self) -> u64 {
+        let name = if self.is_old { "memory.max_usage_in_bytes" } else { "memory.peak" };
+        let text = fs::read_to_string(self.path.join(name)).unwrap_or_default();
+        text.trim().parse().unwrap_or(0)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        wait_until(|| fs::remove_dir(&self.path).is_ok());
+    }
+}
+
+/// `cp` of 1 GiB works in a cgroup of 96 MiB that holds the program, the mount and the kernel's pages of
+/// both, byte for byte and without anything being killed; the default of `--memory` follows that limit.
+#[test]
+fn a_large_copy_works_in_a_small_cgroup() {
+    let simulator = Simulator::builder().bucket("myfiles").start();
+    simulator.put_synthetic("myfiles", "big", 1 << 30);
+    let cgroup = Cgroup::new(96 * MIB);
+    let mut program = cgroup.run(binary().to_str().unwrap());
+    let plain = command(&simulator);
+    for (name, value) in plain.get_envs() {
+        match value {
+            Some(value) => program.env(name, value),
+            None => program.env_remove(name),
+        };
+    }
+    let mounted = Mounted::start(program, "myfiles", &[]);
+    // On a disk: the pages of a tmpfs could not be written out.
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let copy = directory.path().join("copy");
+    let output = cgroup.run("cp").arg(mounted.join("big")).arg(&copy).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(cgroup.n_oom_kills(), 0);
+    assert!(cgroup.peak() <= 96 * MIB);
+    let sum = Command::new("sha256sum").arg(&copy).output().unwrap();
+    let sum = String::from_utf8(sum.stdout).unwrap();
+    assert_eq!(sum.split(' ').next(), Some(simulator.sha256("myfiles", "big").as_str()));
+    let resident = mounted.peak_resident_bytes();
+    assert!(resident < 90 * MIB, "{} MiB", resident / MIB);
+    drop(mounted);
+}
+
+/// Fifty mounts that nobody uses take less than 1 GiB together.
+#[test]
+fn many_idle_mounts_are_small() {
+    let simulator = Simulator::builder().bucket("myfiles").start();
+    simulator.put("myfiles", "f", "x");
+    let mounts: Vec<Mounted> = (0..50).map(|_| Mounted::new(&simulator, "myfiles", &[])).collect();
+    // What is shared counts once (proc_pid_smaps(5), Pss).
+    let of_process = |mounted: &Mounted| -> u64 {
+        let path = format!("/proc/{}/smaps_rollup", mounted.pid());
+        let text = fs::read_to_string(path).expect("alive");
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).expect("Pss");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    };
+    let total: u64 = mounts.iter().map(of_process).sum();
+    assert!(total < 1024 * MIB, "{} MiB", total / MIB);
+    assert!(mounts.iter().all(|mounted| fs::read_to_string(mounted.join("f")).is_ok()));
+}
+
+/// The limit of open files is raised to what the process may have at most; where that is little, a
+/// warning says so, fewer requests are in flight, and all is read.
+#[test]
+fn the_limit_of_open_files_is_raised_and_kept() {
+    let simulator = Simulator::builder().bucket("myfiles").start();
+    for index in 0..40_u64 {
+        simulator.put_synthetic("myfiles", &format!("f{index}"), 3 * MIB + index);
+    }
+    for (limits, raised, is_enough) in
+        [("ulimit -Sn 64; ulimit -Hn 4096", "4096", true), ("ulimit -n 84", "84", false)]
+    {
+        let mut program = Command::new("sh");
+        let script = format!("{limits}; exec {} \"$@\"", binary().display());
+        program.args(["-c", &script, "sh"]);
+        for (name, value) in command(&simulator).get_envs() {
+            match value {
+                Some(value) => program.env(name, value),
+                None => program.env_remove(name),
+            };
+        }
+        let mounted = Mounted::start(program, "myfiles", &["--memory", "256MiB"]);
+        let text = fs::read_to_string(format!("/proc/{}/limits", mounted.pid())).unwrap();
+        let line = text.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        assert_eq!(line.split_whitespace().nth(3), Some(raised));
+        simulator.shape(|shaping| shaping.latency_get = std::time::Duration::from_millis(20));
+        let readers: Vec<_> = (0..40)
+            .map(|index| {
+                let mut program = Command::new("sha256sum");
+                let program = program.arg(mounted.join(format!("f{index}")));
+                program.stdout(Stdio::piped()).spawn().unwrap()
+            })
+            .collect();
+        for (index, reader) in readers.into_iter().enumerate() {
+            let text = String::from_utf8(reader.wait_with_output().unwrap().stdout).unwrap();
+            let sum = simulator.sha256("myfiles", &format!("f{index}"));
+            assert_eq!(text.split(' ').next(), Some(sum.as_str()), "{}", mounted.log());
+        }
+        let log = mounted.log();
+        let warned = log.contains("open files leaves room for 10 requests in flight instead of");
+        assert_eq!(warned, !is_enough, "{log}");
+        assert!(!log.contains("Too many open files"), "{log}");
+    }
+}
