@@ -27,12 +27,14 @@
 //! `cli` what was typed, `builder` what a program says; `config` what it means; `mount` the life of
 //! a mount, which builds the object graph; `control` its socket, and the commands that talk to it; `fuse` kernel requests to calls; `fs` the file system in
 //! plain values; `tree` the names; `data` the bytes; `store` the way to S3; `object`, `error` and
-//! `metrics` the words and counters that all share; `flight` one question, many who wait; `log`
+//! `metrics` the words and counters that all share; `flight` one question, many who wait; `awake` time
+//! that counts; `log`
 //! where the log goes; `mountinfo` what is mounted where.
 //!
 //! Lock order: fs handles < fs pressure < fs inodes < tree directories < one directory < one snapshot, and data
 //! index < data budget < one part's flow. No lock is held across an await.
 
+mod awake;
 mod builder;
 #[doc(hidden)]
 pub mod cli;

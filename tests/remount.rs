@@ -12,6 +12,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::support::mounted::{Mounted, command, is_mounted, send_signal, sleep, wait_until};
 use crate::support::simulator::Simulator;
+use crate::support::simulator::call::Kind;
 use crate::support::simulator::shaping::Share;
 
 const MIB: u64 = 1 << 20;
@@ -484,4 +485,32 @@ fn a_mount_that_stalls_can_be_ended() {
 fn waits(pid: u32) -> bool {
     let stack = fs::read_to_string(format!("/proc/{pid}/stack")).unwrap_or_default();
     ["folio_wait_bit", "fuse_direct_IO", "request_wait_answer"].iter().any(|it| stack.contains(it))
+}
+
+/// Where the process was stopped, or frozen with its container, for longer than a deadline, programs that
+/// waited meanwhile get the answers that have come, and no error.
+#[test]
+fn a_thawed_process_answers_those_who_waited() {
+    let simulator = bucket();
+    simulator.put("myfiles", "e/x", "x");
+    let mounted = Mounted::new(&simulator, "myfiles", &[]);
+    fs::read_dir(mounted.path()).unwrap();
+    let (list, get) = (simulator.hold(Kind::List, "d/"), simulator.hold(Kind::Get, "hello.txt"));
+    let run = |program: &str, name: &str| {
+        let mut command = Command::new(program);
+        command.arg(mounted.join(name)).stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let (lister, reader) = (run("ls", "d"), run("cat", "hello.txt"));
+    assert!(wait_until(|| waits(lister.id()) && waits(reader.id())));
+    mounted.signal(libc::SIGSTOP);
+    // Longer than the 20 s of a directory and an open.
+    sleep(std::time::Duration::from_secs(25));
+    drop((list, get));
+    mounted.signal(libc::SIGCONT);
+    let said = |child: Child| {
+        let output = child.wait_with_output().unwrap();
+        (output.status.success(), String::from_utf8(output.stdout).unwrap())
+    };
+    assert_eq!(said(lister), (true, "inner\n".to_owned()), "{}", mounted.log());
+    assert_eq!(said(reader), (true, "hello".to_owned()), "{}", mounted.log());
 }

@@ -13,6 +13,7 @@ use futures_util::FutureExt;
 use tokio::runtime::Handle;
 
 use super::caller;
+use crate::awake::awake_for;
 use crate::error::FsError;
 
 /// How long the kernel waits for an answer at most: a process that waits for one can often not even
@@ -70,7 +71,7 @@ pub(super) fn dispatch<T: Send + 'static>(
                         Ok(answer) => answer,
                         Err(panic) => Err(panicked(&*panic)),
                     },
-                    () = tokio::time::sleep(deadline) => Err(FsError::Deadline(deadline.as_secs())),
+                    () = awake_for(deadline) => Err(FsError::Deadline(deadline.as_secs())),
                     () = caller::killed(caller) => Err(FsError::Killed),
                 };
                 answer_with(reply, answer);

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{GetAnswer, GetRequest, Head, ListPage, ListRequest, ObjectStore};
+use crate::awake::overslept;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::metrics::{Metrics, RequestKind};
 
@@ -184,6 +185,7 @@ impl Engine {
         let deadline = Instant::now() + config.answer_total;
         let (mut n_failed, mut n_unreachable, mut n_corrupt) = (0_u32, 0, 0);
         let mut patience = config.first_try;
+        let mut deadline = deadline;
         let mut told: Option<StoreError> = None;
         loop {
             let begun = Instant::now();
@@ -208,6 +210,7 @@ impl Engine {
                 }
             };
             told = Some(err.clone());
+            deadline += overslept(until);
             n_failed += 1;
             n_unreachable += u32::from(err.kind() == StoreErrorKind::Unreachable);
             n_corrupt += u32::from(err.kind() == StoreErrorKind::Corrupt);
