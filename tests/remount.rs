@@ -81,7 +81,8 @@ impl Readers {
         for (name, flags) in [("stream", 0), ("stream", 0), ("direct", libc::O_DIRECT)] {
             let open =
                 fs::OpenOptions::new().read(true).custom_flags(flags).open(directory.join("big"));
-            let (file, expected) = (open.unwrap(), simulator.range_bytes("myfiles", "big", 0..MIB));
+            let (file, expected) =
+                (open.expect("a file"), simulator.range_bytes("myfiles", "big", 0..MIB));
             threads.push(thread::spawn(move || (name, read_until_it_fails(&file, &expected))));
         }
         for name in ["open", "open"] {
@@ -118,10 +119,10 @@ impl Readers {
             .spawn()
             .expect("python3");
         let mut line = String::new();
-        BufReader::new(mapped.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(mapped.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
         assert_eq!(line, "mapped\n");
-        let open = File::open(directory.join("hello.txt")).unwrap();
-        open.read_exact_at(&mut [0; 5], 0).unwrap();
+        let open = File::open(directory.join("hello.txt")).expect("a file");
+        open.read_exact_at(&mut [0; 5], 0).expect("bytes");
         Self { threads, enough, mapped, open }
     }
 
@@ -130,7 +131,7 @@ impl Readers {
     fn check_ended(mut self, is_replaced: bool) {
         self.enough.store(is_replaced, Ordering::Relaxed);
         for thread in self.threads {
-            let (name, errno) = thread.join().unwrap();
+            let (name, errno) = thread.join().expect("no panic");
             let unseen = is_replaced && ["open", "names"].contains(&name) && errno == 0;
             let known = [libc::ENOTCONN, libc::ECONNABORTED];
             assert!(
@@ -139,7 +140,7 @@ impl Readers {
                 io::Error::from_raw_os_error(errno)
             );
         }
-        assert_eq!(self.mapped.wait().unwrap().signal(), Some(libc::SIGBUS));
+        assert_eq!(self.mapped.wait().expect("a child").signal(), Some(libc::SIGBUS));
         let mut bytes = [0; 5];
         self.open.read_exact_at(&mut bytes, 0).expect("what the kernel has");
         assert_eq!(&bytes, b"hello");
@@ -189,7 +190,12 @@ fn readers_of_a_killed_mount_get_errors_and_do_not_stand_in_the_way() {
 }
 
 fn stand_in(directory: &Path) -> Child {
-    Command::new("sleep").arg("600").current_dir(directory).stdin(Stdio::null()).spawn().unwrap()
+    Command::new("sleep")
+        .arg("600")
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("sleep")
 }
 
 /// With `--auto-remount` a mount whose process was killed works again by itself, under the options and
@@ -293,7 +299,7 @@ fn a_process_in_the_background_is_replaced() {
 
 /// Processes whose command line has the path.
 fn processes_naming(path: &Path) -> Vec<u32> {
-    let path = path.to_str().unwrap();
+    let path = path.to_str().expect("UTF-8");
     let entries = fs::read_dir("/proc").expect("proc").flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| {
@@ -513,4 +519,41 @@ fn a_thawed_process_answers_those_who_waited() {
     };
     assert_eq!(said(lister), (true, "inner\n".to_owned()), "{}", mounted.log());
     assert_eq!(said(reader), (true, "hello".to_owned()), "{}", mounted.log());
+}
+
+/// A start with `--auto-remount` that is given up, or whose process is killed before the mount answers,
+/// ends with one sentence and leaves no process and no mount.
+#[test]
+fn a_start_that_is_cut_short_leaves_nothing() {
+    let simulator = bucket();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    for kills_server in [false, true] {
+        let held = simulator.hold(Kind::List, "");
+        simulator.reset_log();
+        let mut program = command(&simulator);
+        program.args(["--auto-remount", "myfiles"]).arg(path).stderr(Stdio::piped());
+        let starting = program.spawn().unwrap();
+        let mut server = 0;
+        assert!(wait_until(|| {
+            let asked = simulator.log().len() == 1;
+            server = child_of(starting.id()).and_then(child_of).unwrap_or(0);
+            asked && server != 0
+        }));
+        let killed = if kills_server { server } else { starting.id() };
+        send_signal(killed, if kills_server { libc::SIGKILL } else { libc::SIGINT });
+        let output = starting.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        if kills_server {
+            assert_eq!(output.status.code(), Some(1), "{text}");
+            assert!(
+                text.contains("ended before the mount was ready (signal: 9 (SIGKILL))"),
+                "{text}"
+            );
+            assert_eq!(text.lines().count(), 1, "{text}");
+        }
+        assert!(wait_until(|| processes_naming(path).is_empty()));
+        assert!(!is_mounted(path));
+        drop(held);
+    }
 }

@@ -31,7 +31,7 @@ impl Report {
     }
 
     /// From now on readiness is told to the supervisor, and by that to whoever waits.
-    pub(super) fn to_supervisor(&mut self, stream: UnixStream) {
+    pub(super) fn answer_to(&mut self, stream: UnixStream) {
         self.ready = None;
         self.supervisor = Some(stream);
     }

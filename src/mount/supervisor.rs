@@ -52,13 +52,13 @@ pub(super) fn keep(
                     .signals
                     .release()
                     .map_err(|err| StartError::unexpected("cannot hear signals", &err))?;
-                report.to_supervisor(theirs);
+                report.answer_to(theirs);
                 return serve(config, target, report);
             }
             // With the other end, or its end would not be seen; and with the claim on the directory.
             Fork::Parent(child) => {
                 drop((theirs, target));
-                let ended = keeper.follow(child, ours, report)?;
+                let ended = keeper.follow(child, &ours, report)?;
                 match keeper.what_next(&ended, &dir, &mut deaths, &mut n_failed)? {
                     Next::Start => target = Target::Dead(dir.clone()),
                     Next::End(code) => return Ok(code),
@@ -96,7 +96,7 @@ impl Keeper {
     fn follow(
         &mut self,
         child: libc::pid_t,
-        stream: UnixStream,
+        stream: &UnixStream,
         report: &mut Report,
     ) -> Result<Served, StartError> {
         let failed = |err| StartError::unexpected("cannot follow the process that serves", &err);
@@ -105,7 +105,7 @@ impl Keeper {
         // It says one thing.
         let mut listening = true;
         loop {
-            let heard = if listening { hear(&stream) } else { Heard::Nothing };
+            let heard = if listening { hear(stream) } else { Heard::Nothing };
             listening &= matches!(heard, Heard::Nothing);
             if matches!(heard, Heard::Ready) {
                 was_ready = true;
@@ -113,18 +113,18 @@ impl Keeper {
                     tracing::warn!("{} is mounted anew", self.name);
                 } else if let Err(err) = report.ready() {
                     given_up = Some(err);
-                    self.pass_on(&stream, libc::SIGTERM);
+                    self.pass_on(stream, libc::SIGTERM);
                 }
                 self.has_served = true;
             }
             while let Some(signal) = self.signals.next() {
                 if ENDING.contains(&signal) {
-                    self.pass_on(&stream, signal);
+                    self.pass_on(stream, signal);
                 }
             }
             if let Some(status) = sys::try_wait(child).map_err(failed)? {
                 // What it wrote is still there after its end.
-                let was_ready = was_ready || listening && matches!(hear(&stream), Heard::Ready);
+                let was_ready = was_ready || listening && matches!(hear(stream), Heard::Ready);
                 self.has_served |= was_ready;
                 return given_up.map_or(Ok(Served { status, was_ready }), Err);
             }
