@@ -115,6 +115,13 @@ impl Builder {
         self
     }
 
+    /// How long what is known and cached is served beyond its time while S3 cannot be reached;
+    /// [`Duration::MAX`] is for ever.
+    pub fn offline_grace(mut self, time: Duration) -> Self {
+        self.args.offline_grace = lasting(time);
+        self
+    }
+
     pub fn direct_io(mut self) -> Self {
         self.args.direct_io = true;
         self

@@ -161,6 +161,11 @@ pub struct Args {
     #[arg(long, value_name = "TIME", default_value = "1s", help_heading = CACHING)]
     pub open_ttl: Ttl,
 
+    /// How long what is known and cached is served beyond its time while S3 cannot be reached: a time,
+    /// `forever`, or 0 for an error.
+    #[arg(long, value_name = "TIME", default_value = "forever", help_heading = CACHING)]
+    pub offline_grace: Ttl,
+
     /// Let the kernel keep no bytes of files: each read comes to s3mount, which keeps what fits
     /// into --memory [default: the kernel keeps them, too].
     #[arg(long, help_heading = CACHING)]
@@ -326,6 +331,7 @@ mod tests {
         check_refused("b /m --memory 1MiB", &["--memory", "1MiB", "32MiB"]);
         check_refused("b /m --memory lots", &["--memory", "lots", "512MiB"]);
         check_refused("b /m --open-ttl soon", &["--open-ttl", "soon", "60s", "forever"]);
+        check_refused("b /m --offline-grace no", &["--offline-grace", "no", "60s", "forever"]);
         check_refused("b /m --metadata-ttl soon", &["--metadata-ttl", "soon", "auto", "forever"]);
         check_refused("b /m --file-mode 888", &["--file-mode", "888", "0777"]);
         check_refused("b /m --max-threads 0", &["--max-threads", "0", "1..=64"]);

@@ -24,6 +24,8 @@ pub struct Config {
     pub memory_max_bytes: u64,
     /// How long the content of a file that is cached is believed when it is opened.
     pub open_ttl: Ttl,
+    /// How long old answers are served while S3 cannot be reached.
+    pub offline_grace: Ttl,
     pub network: NetworkConfig,
     pub page_cache: PageCache,
     pub log: LogConfig,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,6 +13,11 @@ use crate::support::simulator::call::{Call, Kind};
 use crate::support::simulator::shaping::Share;
 
 const MIB: u64 = 1 << 20;
+
+fn sha256(bytes: &[u8]) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// Transfers that are cut, requests that are throttled and connections that are reset are repeated,
 /// and no reader notices.
@@ -198,25 +204,166 @@ fn an_unreachable_server_is_no_empty_directory() {
     assert_eq!(fs::read_to_string(mounted.join("d/f")).unwrap(), "x", "it recovers by itself");
 }
 
-/// While the server cannot answer, what was known of names, sizes and listings is shown on, and the
-/// log says so.
+/// How often the log says that an outage began, and that it is over.
+fn outages(mounted: &Mounted) -> (usize, usize) {
+    let log = mounted.log();
+    (log.matches("S3 cannot be reached").count(), log.matches("S3 answers again").count())
+}
+
+/// While S3 cannot be reached, what is known of names, sizes and listings is shown, and files that were read
+/// are opened and read from memory, beyond their time and at once but for the first; the log says in one
+/// line that it began, and in another that it is over.
 #[test]
 fn what_is_known_goes_on_in_an_outage() {
     let simulator = Simulator::builder().bucket("myfiles").start();
-    simulator.put("myfiles", "d/f", "12345");
+    let n_files = 50;
+    let name = |number: u64| format!("d/f{number:02}");
+    (0..n_files).for_each(|number| drop(simulator.put("myfiles", &name(number), name(number))));
     let mounted = Mounted::new(&simulator, "myfiles", &["--metadata-ttl", "1s"]);
-    let names = || -> Vec<_> {
-        let entries = fs::read_dir(mounted.join("d")).unwrap();
-        entries.map(|entry| entry.unwrap().file_name()).collect()
+    let look = || {
+        assert_eq!(fs::read_dir(mounted.join("d")).unwrap().count() as u64, n_files);
+        for number in 0..n_files {
+            let path = mounted.join(name(number));
+            assert_eq!(fs::metadata(&path).unwrap().len(), 5);
+            assert_eq!(fs::read_to_string(&path).unwrap(), name(number));
+        }
+        let missing = fs::metadata(mounted.join("d/missing")).unwrap_err();
+        assert_eq!(missing.raw_os_error(), Some(libc::ENOENT), "the whole listing says so");
     };
-    assert_eq!(names(), ["f"]);
+    look();
+    for trouble in ["resets", "errors", "silence"] {
+        sleep(Duration::from_secs(2));
+        let before = outages(&mounted);
+        simulator.shape(|shaping| match trouble {
+            "resets" => shaping.resets = Share::All,
+            "errors" => shaping.errors = Share::All,
+            _ => shaping.silent = Share::All,
+        });
+        look();
+        simulator.reset_log();
+        let start = Instant::now();
+        (0..5).for_each(|_| look());
+        // 50 names, files and opens five times: had each of them to wait, or to ask, this would be minutes.
+        assert!(start.elapsed() < Duration::from_secs(20), "{trouble}: {:?}", start.elapsed());
+        assert!(simulator.log().len() < 100, "{trouble}: {} requests", simulator.log().len());
+        assert_eq!(outages(&mounted), (before.0 + 1, before.1), "{trouble}");
+        simulator.shape(|shaping| {
+            (shaping.resets, shaping.errors, shaping.silent) =
+                (Share::None, Share::None, Share::None);
+        });
+        simulator.put("myfiles", &format!("new-after-{trouble}"), "new");
+        let is_shown = || fs::metadata(mounted.join(format!("new-after-{trouble}"))).is_ok();
+        assert!(wait_until(is_shown), "{trouble}: it is asked again");
+        assert!(wait_until(|| outages(&mounted) == (before.0 + 1, before.1 + 1)), "{trouble}");
+    }
+}
+
+/// With `--offline-grace 0` nothing is served beyond its time: what has to be asked is an error while S3
+/// cannot be reached, EIO or ETIMEDOUT; with a longer time it is an error when that is over.
+#[test]
+fn what_is_known_goes_on_for_as_long_as_it_is_told_to() {
+    let simulator = Simulator::builder().bucket("myfiles").start();
+    simulator.put("myfiles", "d/f", "12345");
+    let mount = |grace: &str| {
+        let options = ["--metadata-ttl", "1s", "--offline-grace", grace];
+        let mounted = Mounted::new(&simulator, "myfiles", &options);
+        assert_eq!(fs::read(mounted.join("d/f")).unwrap(), b"12345");
+        mounted
+    };
+    let (none, some) = (mount("0"), mount("20s"));
     simulator.shape(|shaping| shaping.errors = Share::All);
-    sleep(Duration::from_secs(1));
-    let path = mounted.path();
-    let looked = std::thread::spawn(move || fs::metadata(path.join("d/f")).unwrap().len());
-    assert_eq!(names(), ["f"]);
-    assert_eq!(looked.join().unwrap(), 5);
-    assert!(mounted.log().contains("not reachable"), "{}", mounted.log());
+    sleep(Duration::from_secs(2));
+    let failed = |mounted: &Mounted| {
+        let path = mounted.join("d/f");
+        let looked = fs::metadata(path).err().and_then(|err| err.raw_os_error());
+        assert!(matches!(looked, None | Some(libc::EIO | libc::ETIMEDOUT)), "{looked:?}");
+        looked.is_some()
+    };
+    let path = some.join("d/f");
+    let served = std::thread::spawn(move || fs::metadata(path).map(|found| found.len()).ok());
+    assert!(failed(&none));
+    assert_eq!(served.join().unwrap(), Some(5));
+    assert!(wait_until(|| failed(&some)), "the time is over");
+    simulator.shape(|shaping| shaping.errors = Share::None);
+    for mounted in [&none, &some] {
+        assert_eq!(fs::read(mounted.join("d/f")).unwrap(), b"12345");
+    }
+}
+
+/// A program that reads waits for a server that is gone for half a minute, on whose port nothing listens
+/// meanwhile, and gets the right bytes; the mount works on without being mounted again.
+#[test]
+fn a_reader_waits_for_a_server_that_comes_back() {
+    const SIZE: u64 = 40 * MIB;
+    let start = |port| {
+        let simulator = Simulator::builder().bucket("myfiles").port(port).start();
+        simulator.put_synthetic("myfiles", "stream", SIZE);
+        simulator.put_synthetic("myfiles", "random", SIZE);
+        simulator
+    };
+    let simulator = start(0);
+    let sums: Vec<_> =
+        ["stream", "random"].iter().map(|name| simulator.sha256("myfiles", name)).collect();
+    let port: u16 = simulator.endpoint().rsplit(':').next().unwrap().parse().unwrap();
+    let mounted = Mounted::new(&simulator, "myfiles", &[]);
+    let [mut stream, random] =
+        ["stream", "random"].map(|name| fs::File::open(mounted.join(name)).unwrap());
+    let mut bytes = vec![0; 4096];
+    stream.read_exact(&mut bytes).unwrap();
+    random.read_exact_at(&mut [0; 4096], 9 * MIB).unwrap();
+    drop(simulator);
+    let streaming = std::thread::spawn(move || {
+        stream.read_to_end(&mut bytes).unwrap();
+        bytes
+    });
+    let reading = std::thread::spawn(move || {
+        let mut bytes = vec![0; usize::try_from(SIZE).unwrap()];
+        for index in (0..SIZE / (128 << 10)).rev() {
+            let at = usize::try_from(index * (128 << 10)).unwrap();
+            random.read_exact_at(&mut bytes[at..at + (128 << 10)], at as u64).unwrap();
+        }
+        bytes
+    });
+    sleep(Duration::from_secs(30));
+    assert!(!streaming.is_finished() && !reading.is_finished(), "they wait");
+    let _simulator = start(port);
+    let read = [streaming.join().unwrap(), reading.join().unwrap()];
+    assert_eq!(read.each_ref().map(|bytes| sha256(bytes)).to_vec(), sums);
+    assert_eq!(outages(&mounted), (1, 1), "{}", mounted.log());
+    assert_eq!(fs::metadata(mounted.join("stream")).unwrap().len(), SIZE);
+}
+
+/// A server that refuses requests for being too many (503 SlowDown) is asked for fewer, so that it refuses at
+/// most one in four; who reads waits, and gets the right bytes.
+#[test]
+fn a_server_that_refuses_requests_is_asked_for_fewer() {
+    let simulator = Simulator::builder().bucket("myfiles").start();
+    let n_files = 800_u64;
+    let name = |number: u64| format!("d/{number:03}");
+    (0..n_files).for_each(|number| drop(simulator.put("myfiles", &name(number), name(number))));
+    let mounted = Mounted::new(&simulator, "myfiles", &[]);
+    assert_eq!(fs::read_dir(mounted.join("d")).unwrap().count() as u64, n_files);
+    simulator.shape(|shaping| shaping.requests_per_second = Some(50));
+    simulator.reset_log();
+    let readers: Vec<_> = (0..32)
+        .map(|reader| {
+            let mounted = mounted.path();
+            std::thread::spawn(move || {
+                for step in 0..n_files / 32 {
+                    // Each file once, in no order that could be asked for ahead.
+                    let file = name((reader * (n_files / 32) + step) * 377 % n_files);
+                    assert_eq!(fs::read_to_string(mounted.join(&file)).unwrap(), file);
+                }
+            })
+        })
+        .collect();
+    readers.into_iter().for_each(|reader| reader.join().unwrap());
+    let counts = simulator.counts();
+    let (refused, served) = (counts.faults, counts.get - counts.faults);
+    assert!(served >= n_files, "{served} served");
+    assert!(refused > 0 && refused * 4 < counts.get, "{refused} refused beside {served} served");
+    // What nobody waits for, and what is asked for twice, does not come on top.
+    assert!(served <= n_files + n_files / 20, "{served} served");
 }
 
 /// When the server is silent, a lookup, an open and reading a directory end with ETIMEDOUT after

@@ -31,6 +31,7 @@ impl Config {
                 )
             }),
             open_ttl: args.open_ttl,
+            offline_grace: args.offline_grace,
             network: NetworkConfig {
                 requests_max: args.max_requests.map(usize::from),
                 bytes_per_second_max: args.max_bandwidth,

@@ -120,7 +120,8 @@ impl Data {
     /// some of it is here, where the kernel may have it, and where there is no room.
     pub fn fetch_ahead(self: &Arc<Self>, ino: Ino, object: &Arc<Object>) {
         let range = 0..object.version.size;
-        if range.is_empty() || range.end > SMALL_BYTES_MAX {
+        // In an outage it would only hold a place.
+        if range.is_empty() || range.end > SMALL_BYTES_MAX || self.reach.is_out() {
             return;
         }
         let file = self.file(ino, object);

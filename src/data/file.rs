@@ -178,11 +178,14 @@ impl File {
         holds.map(|(_, _, err)| err.clone())
     }
 
-    /// Notes that reading `range` failed; only deadlines are remembered.
+    /// Notes that reading `range` failed; only what comes after a long wait is remembered.
     pub fn note_failure(&self, range: Range<u64>, err: &FsError) {
         let by_deadline = match err {
             FsError::Deadline(_) => true,
-            FsError::Store(err) => err.kind() == StoreErrorKind::TimedOut,
+            FsError::Store(err) => matches!(
+                err.kind(),
+                StoreErrorKind::TimedOut | StoreErrorKind::Unreachable | StoreErrorKind::Throttled
+            ),
             _ => false,
         };
         if by_deadline {

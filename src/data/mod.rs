@@ -40,6 +40,7 @@ use crate::config::{PageCache, Ttl};
 use crate::metrics::Metrics;
 use crate::object::{Ino, Object};
 use crate::store::ObjectStore;
+use crate::store::reach::Reach;
 
 /// The bytes of a mount.
 pub struct Data {
@@ -52,6 +53,7 @@ pub struct Data {
     started: Instant,
     budget: Budget,
     index: Mutex<Index>,
+    reach: Arc<Reach>,
     openings: Openings,
     idle: Idle,
     numbering: Numbering,
@@ -64,13 +66,15 @@ pub struct Data {
 pub type Numbering = Arc<dyn Fn(&Object) -> Ino + Send + Sync>;
 
 /// What the mount decides for its bytes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub struct DataConfig {
     /// The budget, metadata included.
     pub memory_max_bytes: u64,
     /// How long the content of a cached file is believed when it is opened.
     pub open_ttl: Ttl,
     pub page_cache: PageCache,
+    /// Whether S3 answers: where it does not, files open as they were.
+    pub reach: Arc<Reach>,
 }
 
 /// What is remembered of files whose bytes have gone: one in so many bytes of the budget, in which it counts.
@@ -91,6 +95,7 @@ impl Data {
             metrics,
             open_ttl: config.open_ttl,
             page_cache: config.page_cache,
+            reach: config.reach,
             started: Instant::now(),
             budget: Budget::new(config.memory_max_bytes),
             index: Mutex::new(Index::new(config.memory_max_bytes / REMEMBERED_SHARE)),

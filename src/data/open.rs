@@ -62,6 +62,9 @@ impl Data {
     /// its answer is needed by itself: for bytes, for an ETag that listings do not have, and with a time
     /// of 0 for this one open.
     pub fn in_doubt(&self, file: &File) -> Option<Ttl> {
+        if self.reach.serves_at_once() {
+            return None;
+        }
         let over = |age| self.open_ttl.left(age).is_zero();
         let in_doubt = file.validated_age().is_some_and(over) && self.is_warm(file);
         let can_be_told = !over(Duration::ZERO) && file.object.version.etag.is_some();
@@ -86,6 +89,19 @@ impl Data {
             file.opened.store(true, Ordering::Relaxed);
             return Ok(Opened::Current);
         }
+        if file.validated_age().is_some() {
+            // Read before: while S3 is out it opens as what it was.
+            let asked = self.reach.unless_out(self.ask_to_open(file, asks)).await;
+            return asked.unwrap_or(Ok(Opened::Current));
+        }
+        self.ask_to_open(file, asks).await
+    }
+
+    async fn ask_to_open(
+        self: &Arc<Self>,
+        file: &Arc<File>,
+        asks: bool,
+    ) -> Result<Opened, FsError> {
         let (flight, was_on_its_way) = self.begin_opening(file);
         let opened = flight.wait().await;
         if asks && was_on_its_way && matches!(opened, Ok(Opened::Current)) {
@@ -144,7 +160,7 @@ impl Data {
             key: Arc::clone(&file.object.key),
             range: (first.end < file.size()).then(|| first.clone()),
             condition,
-            priority: Priority::Demand,
+            priority: Priority::Open,
         };
         let answer = match self.store.get(request).await {
             Ok(answer) => answer,
@@ -189,10 +205,16 @@ impl Data {
     /// had, and a read of others fails by itself.
     fn outlast(&self, file: &File, err: FsError) -> Result<Asked, FsError> {
         let outage = matches!(&err, FsError::Store(err) if err.kind().is_transient());
-        if !outage || file.validated_age().is_none() {
+        if !outage || file.validated_age().is_none() || !self.reach.serves_on() {
             return Err(err);
         }
-        tracing::warn!("open {:?}: the cached version is opened: {err}", file.object.key);
+        let key = &file.object.key;
+        if self.reach.is_out() {
+            tracing::debug!("open {key:?}: the cached version is opened: {err}");
+        } else {
+            // Others are answered, so nobody has said it yet.
+            tracing::warn!("open {key:?}: the cached version is opened: {err}");
+        }
         Ok(Asked { opened: Opened::Current, rest: None })
     }
 

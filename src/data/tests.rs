@@ -19,6 +19,7 @@ fn data(store: &FakeStore, memory_max_bytes: u64) -> Arc<Data> {
         memory_max_bytes,
         open_ttl: Ttl::For(Duration::from_secs(1)),
         page_cache: PageCache::Used,
+        reach: Arc::default(),
     };
     let numbering: Numbering = Arc::new(Object::ino);
     let store: Arc<dyn ObjectStore> = Arc::new(store.clone());
@@ -263,12 +264,14 @@ async fn a_checksum_is_of_all_bytes_whichever_answer_brings_them() {
         Arc::new(store.clone()),
         Arc::default(),
         crate::store::limit::LimitConfig::for_memory(64 * MIB),
+        Arc::default(),
         7,
     );
     let config = DataConfig {
         memory_max_bytes: 64 * MIB,
         open_ttl: Ttl::Forever,
         page_cache: PageCache::Used,
+        reach: Arc::default(),
     };
     drop(data);
     let data =

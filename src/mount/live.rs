@@ -31,6 +31,7 @@ use crate::mountinfo::DeviceNumber;
 use crate::object::DirPath;
 use crate::store::credentials::{readable_by_others, readable_warning};
 use crate::store::limit::LimitConfig;
+use crate::store::reach::Reach;
 use crate::store::{ListPage, ListRequest, ObjectStore, stack};
 use crate::tree::{Found, Tree, TreeConfig};
 
@@ -351,6 +352,7 @@ async fn place(
 /// The bucket, proven, and its root's first page.
 struct Proven {
     store: Arc<dyn ObjectStore>,
+    reach: Arc<Reach>,
     metrics: Arc<Metrics>,
     /// `None` where it may not be listed, with `--known-paths`.
     first_page: Option<ListPage>,
@@ -364,13 +366,15 @@ async fn prove(config: &Config, limits: LimitConfig) -> Result<Proven, StartErro
     let failed = |err: StoreError| StartError::from_store(&err, bucket);
     let metrics = Arc::new(Metrics::default());
     let (files, counters) = (&bucket.credential_files, Arc::clone(&metrics));
-    let store = stack::connect(bucket, files, counters, limits).await.map_err(failed)?;
+    let reach = Arc::new(Reach::new(config.offline_grace));
+    let connecting = stack::connect(bucket, files, counters, limits, Arc::clone(&reach));
+    let store = connecting.await.map_err(failed)?;
     let sent = Instant::now();
     let first_page = match store.list(ListRequest::directory(&bucket.prefix)).await {
         Err(err) if bucket.known_paths && is_denial(&err) => None,
         answer => Some(answer.map_err(failed)?),
     };
-    Ok(Proven { store, metrics, first_page, sent })
+    Ok(Proven { store, reach, metrics, first_page, sent })
 }
 
 /// Whether a permission is missing: a wrong clock is refused by the same status.
@@ -385,7 +389,7 @@ fn build_filesystem(
     notices: Notices,
     runtime: &runtime::Handle,
 ) -> Arc<FileSystem> {
-    let Proven { store, metrics, first_page, sent } = proven;
+    let Proven { store, reach, metrics, first_page, sent } = proven;
     let root = DirPath::new(&config.bucket.prefix);
     let tree = Tree::new(
         Arc::clone(&store),
@@ -395,6 +399,7 @@ fn build_filesystem(
             metadata_ttl: config.names.metadata_ttl,
             negative_ttl: config.names.negative_ttl,
             entries_bytes_max: config.memory_max_bytes / NAMES_SHARE,
+            reach: Arc::clone(&reach),
         },
     );
     if let Some(first_page) = first_page {
@@ -414,6 +419,7 @@ fn build_filesystem(
             memory_max_bytes: config.memory_max_bytes,
             open_ttl: config.open_ttl,
             page_cache: config.page_cache,
+            reach,
         },
     );
     let look = Look {

@@ -34,12 +34,14 @@ use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
+use self::connect::ConnectAnew;
 use self::errors::Operation;
 use self::parsers::Parsers;
 pub use self::profiles::{ProfileSettings, read_profile};
 use self::quirks::Quirks;
 use self::whole::Wholes;
 use super::credentials::{CredentialFiles, ReloadingCredentials};
+use super::reach::Reach;
 use super::{GetAnswer, GetRequest, Head, ListPage, ListRequest, ObjectStore};
 use crate::config::BucketConfig;
 use crate::error::{StoreError, StoreErrorKind};
@@ -52,8 +54,10 @@ pub struct AwsStore {
     requester: Option<RequestPayer>,
     expected_bucket_owner: Option<String>,
     endpoint_url: Option<String>,
-    /// All but the region.
-    builder: Builder,
+    /// Makes an HTTP client without connections.
+    connect_anew: ConnectAnew,
+    /// Which connections may still be used.
+    reach: Arc<Reach>,
     credentials: Option<ReloadingCredentials>,
     live: RwLock<Arc<Live>>,
     /// A listing had keys that are left out, and that was said.
@@ -69,6 +73,10 @@ pub struct AwsStore {
 /// The client for the region that the bucket is believed to be in.
 struct Live {
     client: Client,
+    /// All but the region.
+    builder: Builder,
+    /// None of its connections is older.
+    connected: Instant,
     region: String,
     /// In words, for messages.
     endpoint: String,
@@ -80,13 +88,14 @@ impl AwsStore {
     pub async fn connect(
         config: &BucketConfig,
         files: &CredentialFiles,
+        reach: Arc<Reach>,
     ) -> Result<Self, StoreError> {
-        Ok(Self::new(config, connect::set_up(config, files).await?))
+        Ok(Self::new(config, connect::set_up(config, files).await?, reach))
     }
 
-    fn new(config: &BucketConfig, setup: connect::Setup) -> Self {
-        let connect::Setup { builder, region, credentials, endpoint_url } = setup;
-        let live = Live::new(&builder, region, endpoint_url.as_deref());
+    fn new(config: &BucketConfig, setup: connect::Setup, reach: Arc<Reach>) -> Self {
+        let connect::Setup { builder, connect_anew, region, credentials, endpoint_url } = setup;
+        let live = Live::new(builder, Instant::now(), region, endpoint_url.as_deref());
         let quirks = Quirks::new(live.endpoint.clone());
         Self {
             bucket: config.bucket.clone(),
@@ -94,7 +103,8 @@ impl AwsStore {
             requester: config.requester_pays.then_some(RequestPayer::Requester),
             expected_bucket_owner: config.expected_bucket_owner.clone(),
             endpoint_url,
-            builder,
+            connect_anew,
+            reach,
             credentials,
             live: RwLock::new(Arc::new(live)),
             warned: AtomicBool::new(false),
@@ -119,7 +129,7 @@ impl AwsStore {
     {
         let (mut moved, mut refused) = (false, None);
         loop {
-            let live = Arc::clone(&self.live.read());
+            let live = self.trusted();
             let generation = self.credentials.as_ref().map(ReloadingCredentials::generation);
             let failure = match send(Arc::clone(&live)).await {
                 Ok(answer) => {
@@ -159,17 +169,37 @@ impl AwsStore {
         }
     }
 
+    /// The client, with other connections where those that it has are not trusted any more. What is under
+    /// way on them goes on.
+    fn trusted(&self) -> Arc<Live> {
+        let live = Arc::clone(&self.live.read());
+        if self.reach.trusts(live.connected) {
+            return live;
+        }
+        let mut current = self.live.write();
+        if !self.reach.trusts(current.connected) {
+            tracing::debug!("the idle connections are closed");
+            let (connected, http) = (Instant::now(), (self.connect_anew)());
+            let (builder, region) = (current.builder.clone(), current.region.clone());
+            let url = self.endpoint_url.as_deref();
+            *current = Arc::new(Live::new(builder.http_client(http), connected, region, url));
+        }
+        Arc::clone(&current)
+    }
+
     /// Goes to the region that the error names. False where that leads nowhere new.
     fn follow(&self, from: &Live, err: &StoreError) -> bool {
         let region = match (err.kind(), err.region()) {
             (StoreErrorKind::WrongRegion, Some(region)) if region != from.region => region,
             _ => return false,
         };
-        let there = Live::new(&self.builder, region.to_owned(), self.endpoint_url.as_deref());
+        let (builder, region, url) =
+            (from.builder.clone(), region.to_owned(), self.endpoint_url.as_deref());
+        let there = Live::new(builder, from.connected, region, url);
         let mut live = self.live.write();
         // Of many requests that learn it at once, one moves the store and all are repeated.
         if live.region == from.region {
-            tracing::info!("the bucket {} is in the region {region}", self.bucket);
+            tracing::info!("the bucket {} is in the region {}", self.bucket, there.region);
             *live = Arc::new(there);
         }
         true
@@ -220,10 +250,15 @@ impl ObjectStore for AwsStore {
 }
 
 impl Live {
-    fn new(builder: &Builder, region: String, endpoint_url: Option<&str>) -> Self {
+    fn new(
+        builder: Builder,
+        connected: Instant,
+        region: String,
+        endpoint_url: Option<&str>,
+    ) -> Self {
         let config = builder.clone().region(Region::new(region.clone())).build();
         let endpoint = endpoint_url.map_or_else(|| format!("S3 in {region}"), str::to_owned);
-        Self { client: Client::from_conf(config), region, endpoint }
+        Self { client: Client::from_conf(config), builder, connected, region, endpoint }
     }
 }
 

@@ -22,6 +22,7 @@ use self::recent::{Lateness, Recent};
 use super::{GetAnswer, GetRequest, Head, ListPage, ListRequest, ObjectStore, Priority};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::metrics::Metrics;
+use crate::store::throttle::Throttle;
 
 /// Of the head of an answer. Half as long again as the 95th percentile is beyond its noise, and to
 /// wait for twice as long would cost more than a new request usually takes. Below 50 ms it is as
@@ -38,11 +39,16 @@ pub struct HedgedStore {
 }
 
 impl HedgedStore {
-    /// `metrics` are those that `inner` counts its bytes in.
-    pub fn new(inner: Arc<dyn ObjectStore>, metrics: Arc<Metrics>) -> Self {
+    /// `metrics` are those that `inner` counts its bytes in. While `throttle` is on, nothing is sent twice.
+    pub fn new(
+        inner: Arc<dyn ObjectStore>,
+        metrics: Arc<Metrics>,
+        throttle: Arc<Throttle>,
+    ) -> Self {
         let engine = Engine {
             inner,
             metrics,
+            throttle,
             allowance: Allowance::default(),
             first_bytes: Recent::new(FIRST_BYTE),
             silences: Recent::new(SILENCE),
@@ -74,6 +80,7 @@ impl ObjectStore for HedgedStore {
 struct Engine {
     inner: Arc<dyn ObjectStore>,
     metrics: Arc<Metrics>,
+    throttle: Arc<Throttle>,
     allowance: Allowance,
     /// From sending a GET to its answer's head.
     first_bytes: Recent,
@@ -137,7 +144,8 @@ impl Engine {
         loop {
             // What has come while this process itself got no time is taken first.
             tokio::task::yield_now().await;
-            if !line.is_full(&self.metrics) && self.allowance.spend(priority) {
+            let is_welcome = !line.is_full(&self.metrics) && !self.throttle.is_on();
+            if is_welcome && self.allowance.spend(priority) {
                 self.metrics.hedged();
                 return;
             }

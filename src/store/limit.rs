@@ -19,6 +19,7 @@ use self::rate::Rate;
 use super::{Body, GetAnswer, GetRequest, Head, ListPage, ListRequest, ObjectStore, Priority};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::metrics::Metrics;
+use crate::store::throttle::Throttle;
 
 /// The bounds of a [`LimitedStore`].
 #[derive(Clone, Debug)]
@@ -83,12 +84,18 @@ pub struct LimitedStore {
 }
 
 impl LimitedStore {
-    /// `metrics` are those that `inner` tells the speed of the line to.
+    /// `metrics` are those that `inner` tells the speed of the line to, `throttle` what it tells refusals to.
     ///
     /// # Panics
     /// When the reserve leaves nothing for data.
-    pub fn new(inner: Arc<dyn ObjectStore>, config: LimitConfig, metrics: Arc<Metrics>) -> Self {
-        let gate = Arc::new(Gate::new(config.requests_max, config.metadata_reserve, metrics));
+    pub fn new(
+        inner: Arc<dyn ObjectStore>,
+        config: LimitConfig,
+        metrics: Arc<Metrics>,
+        throttle: Arc<Throttle>,
+    ) -> Self {
+        let (places, reserve) = (config.requests_max, config.metadata_reserve);
+        let gate = Arc::new(Gate::new(places, reserve, metrics, throttle));
         let rate = config.bytes_per_second_max.map(|most| Arc::new(Rate::new(most)));
         Self { inner, gate, rate, config }
     }
@@ -100,7 +107,7 @@ impl LimitedStore {
 
     async fn enter_for(&self, request: &GetRequest) -> Result<Permit, StoreError> {
         let class = match request.priority {
-            Priority::Demand => Class::Demand,
+            Priority::Open | Priority::Demand => Class::Demand,
             Priority::Ahead => Class::Ahead,
         };
         let bytes = request.range.as_ref().map(|range| range.end - range.start);
@@ -232,7 +239,8 @@ mod tests {
         let config =
             LimitConfig { requests_max, metadata_reserve, ..LimitConfig::for_memory(u64::MAX) };
         let metrics = Arc::new(Metrics::default());
-        (fake.clone(), Arc::new(LimitedStore::new(Arc::new(fake), config, metrics)))
+        let store = LimitedStore::new(Arc::new(fake.clone()), config, metrics, Arc::default());
+        (fake, Arc::new(store))
     }
 
     fn get() -> GetRequest {
@@ -323,7 +331,8 @@ mod tests {
         let fake = FakeStore::new();
         fake.put("a", vec![1; 3_000_000]);
         let limits = LimitConfig::for_memory(u64::MAX).bounded(None, Some(1_000_000));
-        let store = LimitedStore::new(Arc::new(fake.clone()), limits, Arc::default());
+        let inner = Arc::new(fake.clone());
+        let store = LimitedStore::new(inner, limits, Arc::default(), Arc::default());
         (fake, store)
     }
 
@@ -369,7 +378,7 @@ mod tests {
         let limits = limits.bounded(Some(2), None);
         assert_eq!((limits.requests_max, limits.metadata_reserve), (2, 1));
         let (fake, _) = setup(1, 0);
-        let store = LimitedStore::new(Arc::new(fake), limits, Arc::default());
+        let store = LimitedStore::new(Arc::new(fake), limits, Arc::default(), Arc::default());
         let _first = store.get(get()).await.unwrap();
         assert!(timeout(Duration::from_secs(1), store.get(get())).await.is_err());
         store.head("a").await.unwrap();

@@ -11,9 +11,11 @@ pub(crate) mod fake;
 pub mod hedge;
 pub mod limit;
 pub mod meter;
+pub mod reach;
 mod rest;
 pub mod retry;
 pub mod stack;
+pub mod throttle;
 
 use std::ops::Range;
 use std::pin::Pin;
@@ -102,6 +104,8 @@ pub struct GetRequest {
 /// Who waits for a GET: on the line the order is metadata, demand, ahead.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Priority {
+    /// An open, which has less time than a reader.
+    Open,
     /// A reader.
     Demand,
     /// Nobody yet.

@@ -26,7 +26,11 @@ impl Rest {
             key: Arc::clone(&request.key),
             head: answer.head.clone(),
             pin: pin(&request.condition, answer.head.version.etag.as_ref()),
-            priority: request.priority,
+            // Once the head has come, the open is answered, and its bytes are a reader's.
+            priority: match request.priority {
+                Priority::Open => Priority::Demand,
+                priority => priority,
+            },
             range: answer.range.clone(),
         }
     }

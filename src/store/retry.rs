@@ -13,7 +13,9 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{GetAnswer, GetRequest, Head, ListPage, ListRequest, ObjectStore};
+use super::reach::Reach;
+use super::throttle::Throttle;
+use super::{GetAnswer, GetRequest, Head, ListPage, ListRequest, ObjectStore, Priority};
 use crate::awake::overslept;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::metrics::{Metrics, RequestKind};
@@ -21,9 +23,11 @@ use crate::metrics::{Metrics, RequestKind};
 /// How long a request may take, and how often it is sent.
 #[derive(Clone, Debug)]
 pub struct RetryConfig {
-    /// From the first sending to the answer: a whole HEAD or LIST, the head of a GET. All tries and
-    /// the pauses between them.
+    /// From the first sending to the answer: a whole HEAD or LIST, the head of the GET of an open. All
+    /// tries and the pauses between them.
     pub answer_total: Duration,
+    /// The same for other GETs: a server that is away for a while is waited for.
+    pub read_total: Duration,
     /// The first try alone. Each further one may take twice as long, so that a connection which
     /// died unseen costs little and a server that is merely slow is still waited for.
     pub first_try: Duration,
@@ -53,7 +57,9 @@ impl RetryConfig {
     /// While the program starts and somebody waits at the terminal: an endpoint that is not there
     /// is told within a second, one that does not answer within 8.
     pub fn start() -> Self {
-        Self { answer_total: Duration::from_secs(8), unreachable_tries_max: 3, ..Self::serve() }
+        let total = Duration::from_secs(8);
+        let (answer_total, read_total) = (total, total);
+        Self { answer_total, read_total, unreachable_tries_max: 3, ..Self::serve() }
     }
 
     /// While the mount serves. 15 s is less than what the requests above wait (a lookup 20 s), so
@@ -61,6 +67,8 @@ impl RetryConfig {
     pub fn serve() -> Self {
         Self {
             answer_total: Duration::from_secs(15),
+            // A read has 60 s; where a body stalled before, 10 of them are over.
+            read_total: Duration::from_secs(45),
             first_try: Duration::from_secs(5),
             pause_first: Duration::from_millis(50),
             pause_max: Duration::from_secs(2),
@@ -79,6 +87,7 @@ impl RetryConfig {
 
 /// A store that sends transient failures again, and resumes a body at the byte where it broke.
 pub struct RetryStore {
+    /// Shared with bodies once there are any.
     engine: Arc<Engine>,
 }
 
@@ -92,44 +101,55 @@ impl RetryStore {
         metrics: Arc<Metrics>,
         seed: u64,
     ) -> Self {
-        Self::with_first(Arc::clone(&inner), inner, start, serve, metrics, seed)
-    }
-
-    /// As [`RetryStore::new`]; `first` sends the first try of each GET. What fails once is in the
-    /// hands of this store alone, so that trouble is not met with two kinds of further requests.
-    pub fn with_first(
-        first: Arc<dyn ObjectStore>,
-        inner: Arc<dyn ObjectStore>,
-        start: RetryConfig,
-        serve: RetryConfig,
-        metrics: Arc<Metrics>,
-        seed: u64,
-    ) -> Self {
         let engine = Engine {
-            first,
+            first: Arc::clone(&inner),
             inner,
             start,
             serve,
             answered: AtomicBool::new(false),
             metrics,
+            reach: Arc::default(),
+            throttle: Arc::default(),
             jitter: Mutex::new(Jitter::new(seed)),
         };
         Self { engine: Arc::new(engine) }
+    }
+
+    /// The same, where `first` sends the first try of each GET. What fails once is in the hands of this
+    /// store alone, so that trouble is not met with two kinds of further requests.
+    #[must_use]
+    pub fn with_first(self, first: Arc<dyn ObjectStore>) -> Self {
+        self.changed(|engine| engine.first = first)
+    }
+
+    /// The same, telling `reach` and `throttle` what becomes of the requests, and heeding them.
+    #[must_use]
+    pub fn telling(self, reach: Arc<Reach>, throttle: Arc<Throttle>) -> Self {
+        self.changed(|engine| (engine.reach, engine.throttle) = (reach, throttle))
+    }
+
+    fn changed(mut self, change: impl FnOnce(&mut Engine)) -> Self {
+        change(Arc::get_mut(&mut self.engine).expect("no request was sent"));
+        self
     }
 }
 
 impl ObjectStore for RetryStore {
     fn head<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Head, StoreError>> {
         let engine = &self.engine;
-        async move { engine.attempt(RequestKind::Head, key, |_| engine.inner.head(key)).await }
-            .boxed()
+        async move {
+            let total = engine.config().answer_total;
+            engine.attempt(RequestKind::Head, key, total, |_| engine.inner.head(key)).await
+        }
+        .boxed()
     }
 
     fn list(&self, request: ListRequest) -> BoxFuture<'_, Result<ListPage, StoreError>> {
         let engine = &self.engine;
         async move {
             let send = |_| engine.inner.list(request.clone());
-            engine.attempt(RequestKind::List, &request.prefix, send).await
+            let total = engine.config().answer_total;
+            engine.attempt(RequestKind::List, &request.prefix, total, send).await
         }
         .boxed()
     }
@@ -141,7 +161,8 @@ impl ObjectStore for RetryStore {
                 0 => engine.first.get(request.clone()),
                 _ => engine.inner.get(request.clone()),
             };
-            let answer = engine.attempt(RequestKind::Get, &request.key, send).await?;
+            let total = engine.total(request.priority);
+            let answer = engine.attempt(RequestKind::Get, &request.key, total, send).await?;
             Ok(resume::resuming(Arc::clone(engine), &request, answer))
         }
         .boxed()
@@ -158,6 +179,8 @@ struct Engine {
     /// The server has answered anything at all, so that it is there.
     answered: AtomicBool,
     metrics: Arc<Metrics>,
+    reach: Arc<Reach>,
+    throttle: Arc<Throttle>,
     jitter: Mutex<Jitter>,
 }
 
@@ -169,7 +192,17 @@ impl Engine {
     /// For the rest of a body that broke.
     async fn get_again(&self, request: &GetRequest) -> Result<GetAnswer, StoreError> {
         let send = |_| self.inner.get(request.clone());
-        self.attempt(RequestKind::Get, &request.key, send).await
+        let total = self.total(request.priority);
+        self.attempt(RequestKind::Get, &request.key, total, send).await
+    }
+
+    /// How long a GET may take.
+    fn total(&self, priority: Priority) -> Duration {
+        match priority {
+            Priority::Open => self.config().answer_total,
+            // A reader may come to wait for what was asked for ahead of it.
+            Priority::Demand | Priority::Ahead => self.config().read_total,
+        }
     }
 
     /// Sends until there is an answer, an error that will not pass, or no time left. Gives the error of
@@ -179,24 +212,37 @@ impl Engine {
         &self,
         kind: RequestKind,
         name: &str,
+        total: Duration,
         send: impl Fn(u32) -> BoxFuture<'a, Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let config = self.config();
-        let deadline = Instant::now() + config.answer_total;
+        let mut deadline = Instant::now() + total;
+        let _trying = self.reach.trying();
         let (mut n_failed, mut n_unreachable, mut n_corrupt) = (0_u32, 0, 0);
         let mut patience = config.first_try;
-        let mut deadline = deadline;
         let mut told: Option<StoreError> = None;
         loop {
+            if timeout_at(deadline, self.throttle.turn()).await.is_err() {
+                return Err(told.unwrap_or_else(|| no_answer(kind, name, total)));
+            }
             let begun = Instant::now();
             let until = deadline.min(begun + patience);
-            let err = match timeout_at(until, send(n_failed)).await {
+            let answer = tokio::select! {
+                biased;
+                answer = timeout_at(until, send(n_failed)) => answer,
+                () = self.reach.slept() => Ok(Err(slept(kind, name))),
+            };
+            let err = match answer {
                 Ok(Ok(answer)) => {
                     self.answered.store(true, Ordering::Relaxed);
+                    let is_back = self.reach.answered();
+                    self.served(is_back);
                     return Ok(answer);
                 }
                 Ok(Err(err)) if !err.kind().is_transient() => {
                     self.answered.store(true, Ordering::Relaxed);
+                    let is_back = self.reach.failed_by_answer(&err);
+                    self.served(is_back);
                     return Err(err);
                 }
                 Ok(Err(err)) => err,
@@ -209,12 +255,20 @@ impl Engine {
                     err
                 }
             };
+            self.reach.failed(begun, &err);
+            if is_refusal(&err) {
+                self.throttle.refused(begun);
+            }
             told = Some(err.clone());
             deadline += overslept(until);
             n_failed += 1;
             n_unreachable += u32::from(err.kind() == StoreErrorKind::Unreachable);
             n_corrupt += u32::from(err.kind() == StoreErrorKind::Corrupt);
-            patience = patience.saturating_mul(2);
+            // In an outage a short try finds out sooner that it is over.
+            patience = match self.reach.is_out() {
+                true => config.first_try,
+                false => patience.saturating_mul(2),
+            };
             let pause = self.pause(n_failed);
             let enough = n_unreachable >= config.unreachable_tries_max
                 || n_corrupt >= config.corrupt_tries_max;
@@ -223,7 +277,26 @@ impl Engine {
             }
             tracing::debug!("{err}; try {} in {pause:.0?}", n_failed + 1);
             self.metrics.retried();
-            sleep(pause).await;
+            self.rest(pause).await;
+        }
+    }
+
+    /// A request was not refused; `is_back` where that is the first after an outage.
+    fn served(&self, is_back: bool) {
+        if is_back {
+            self.throttle.forget();
+        }
+        self.throttle.served();
+    }
+
+    /// Waits before the next try; in an outage no longer than until somebody has got an answer.
+    async fn rest(&self, pause: Duration) {
+        if !self.reach.is_out() {
+            return sleep(pause).await;
+        }
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = self.reach.back() => {}
         }
     }
 
@@ -239,6 +312,17 @@ impl Engine {
 fn no_answer(kind: RequestKind, name: &str, waited: Duration) -> StoreError {
     let message = format!("{} {name:?}: no answer within {:.0?}", kind.name(), waited);
     StoreError::new(StoreErrorKind::TimedOut, message)
+}
+
+fn slept(kind: RequestKind, name: &str) -> StoreError {
+    let message = format!("{} {name:?}: this machine slept meanwhile", kind.name());
+    StoreError::new(StoreErrorKind::TimedOut, message)
+}
+
+/// Whether the server says that it is asked too much, rather than that it has failed.
+fn is_refusal(err: &StoreError) -> bool {
+    let refuses = |status| matches!(status, 429 | 503);
+    err.kind() == StoreErrorKind::Throttled && err.status().is_none_or(refuses)
 }
 
 /// Numbers that need only differ between mounts: xorshift64*, from the mount's own seed.
@@ -266,7 +350,6 @@ impl Jitter {
 mod tests {
     use super::*;
     use crate::store::Condition;
-    use crate::store::Priority;
     use crate::store::fake::{FakeStore, Fault};
 
     fn setup() -> (FakeStore, RetryStore) {
@@ -368,6 +451,52 @@ mod tests {
         assert!((12..=15).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
         let n_calls = fake.take_calls().len();
         assert!((10..=20).contains(&n_calls), "{n_calls} tries");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_waits_for_a_server_that_is_gone_for_longer_than_a_name_may() {
+        let (fake, store) = serving().await;
+        let get = |priority| {
+            let condition = Condition::Any;
+            store.get(GetRequest { key: "a".into(), range: None, condition, priority })
+        };
+        for (priority, seconds) in [(Priority::Open, 15), (Priority::Demand, 45)] {
+            fail_always(&fake, StoreErrorKind::Unreachable);
+            let start = Instant::now();
+            let err = get(priority).await.map(drop).unwrap_err();
+            assert_eq!(err.kind(), StoreErrorKind::Unreachable);
+            let took = start.elapsed().as_secs();
+            assert!((seconds - 3..=seconds).contains(&took), "{took} of {seconds} s");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_the_next_try_in_an_outage_goes_on_when_another_is_answered() {
+        let fake = FakeStore::new();
+        fake.put("a", "hello");
+        let (start, serve) = (RetryConfig::start(), RetryConfig::serve());
+        let slow = Duration::from_secs(600);
+        let serve =
+            RetryConfig { pause_first: slow, pause_max: slow, read_total: 3 * slow, ..serve };
+        let reach: Arc<Reach> = Arc::default();
+        let store = RetryStore::new(Arc::new(fake.clone()), start, serve, Arc::default(), 7)
+            .telling(Arc::clone(&reach), Arc::default());
+        store.head("a").await.unwrap();
+        let out = StoreError::new(StoreErrorKind::TimedOut, "silent");
+        reach.failed(Instant::now(), &out);
+        sleep(Duration::from_secs(11)).await;
+        reach.failed(Instant::now(), &out);
+        assert!(reach.is_out());
+        fake.fault(0, Fault::Fail(StoreErrorKind::Unreachable));
+        let (condition, priority) = (Condition::Any, Priority::Demand);
+        let request = GetRequest { key: "a".into(), range: None, condition, priority };
+        let begun = Instant::now();
+        let (read, ()) = tokio::join!(store.get(request), async {
+            sleep(Duration::from_secs(5)).await;
+            store.head("a").await.unwrap();
+        });
+        read.unwrap();
+        assert_eq!(begun.elapsed().as_secs(), 5);
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,7 +11,9 @@ use super::credentials::CredentialFiles;
 use super::hedge::HedgedStore;
 use super::limit::{LimitConfig, LimitedStore};
 use super::meter::MeteredStore;
+use super::reach::Reach;
 use super::retry::{RetryConfig, RetryStore};
+use super::throttle::Throttle;
 use crate::config::BucketConfig;
 use crate::error::StoreError;
 use crate::metrics::Metrics;
@@ -24,9 +26,10 @@ pub async fn connect(
     files: &CredentialFiles,
     metrics: Arc<Metrics>,
     limits: LimitConfig,
+    reach: Arc<Reach>,
 ) -> Result<Arc<dyn ObjectStore>, StoreError> {
-    let bucket = AwsStore::connect(config, files).await?;
-    Ok(wrap(Arc::new(bucket), metrics, limits, seed(&config.bucket)))
+    let bucket = AwsStore::connect(config, files, Arc::clone(&reach)).await?;
+    Ok(wrap(Arc::new(bucket), metrics, limits, reach, seed(&config.bucket)))
 }
 
 /// The wrappers of every mount around `bucket`. The meter is innermost, so that each request counts,
@@ -39,14 +42,18 @@ pub fn wrap(
     bucket: Arc<dyn ObjectStore>,
     metrics: Arc<Metrics>,
     limits: LimitConfig,
+    reach: Arc<Reach>,
     seed: u64,
 ) -> Arc<dyn ObjectStore> {
+    let throttle: Arc<Throttle> = Arc::default();
     let metered: Arc<dyn ObjectStore> = Arc::new(MeteredStore::new(bucket, Arc::clone(&metrics)));
-    let hedged = Arc::new(HedgedStore::new(Arc::clone(&metered), Arc::clone(&metrics)));
+    let (inner, counters) = (Arc::clone(&metered), Arc::clone(&metrics));
+    let hedged = Arc::new(HedgedStore::new(inner, counters, Arc::clone(&throttle)));
     let (start, serve) = (RetryConfig::start(), RetryConfig::serve());
-    let retried =
-        Arc::new(RetryStore::with_first(hedged, metered, start, serve, Arc::clone(&metrics), seed));
-    Arc::new(LimitedStore::new(retried, limits, metrics))
+    let retried = RetryStore::new(metered, start, serve, Arc::clone(&metrics), seed)
+        .with_first(hedged)
+        .telling(reach, Arc::clone(&throttle));
+    Arc::new(LimitedStore::new(Arc::new(retried), limits, metrics, throttle))
 }
 
 /// Of the jitter: different for each mount, also for many that a cluster starts at once.
@@ -87,8 +94,13 @@ mod tests {
         fake.put("a", content.clone());
         plan(&fake, 5_000);
         let metrics = Arc::new(Metrics::default());
-        let store =
-            wrap(Arc::new(fake), Arc::clone(&metrics), LimitConfig::for_memory(u64::MAX), 7);
+        let store = wrap(
+            Arc::new(fake),
+            Arc::clone(&metrics),
+            LimitConfig::for_memory(u64::MAX),
+            Arc::default(),
+            7,
+        );
         for _ in 0..300 {
             let request = GetRequest {
                 key: "a".into(),

@@ -168,6 +168,17 @@ impl Directory {
         (answer.what != What::Absent || answer.source == complete).then_some(answer)
     }
 
+    /// What its listings said of its existence, however long ago.
+    pub(super) fn last_own_answer(&self) -> Option<Answer> {
+        let state = self.state.lock();
+        let known = [&state.newest, &state.older].into_iter().flatten();
+        let told = known.chain(state.pieces.listings()).filter(|it| it.has_keys().is_some());
+        let last = told.max_by_key(|listing| listing.sent())?;
+        let what = What::Directory { listable: true };
+        let answer = Answer { what, sent: last.sent()?, n_pages: 1, source: Source::Single };
+        (last.has_keys() == Some(true)).then_some(answer)
+    }
+
     /// What listings of it say of its existence: what there is of each counts as one answer.
     pub(super) fn own_answer(&self, ages: &Ages, now: Instant) -> Option<Answer> {
         let state = self.state.lock();

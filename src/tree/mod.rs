@@ -72,10 +72,11 @@ use crate::config::{MetadataTtl, Ttl};
 use crate::error::FsError;
 use crate::flight::Flights;
 use crate::object::{DirPath, Object, Version};
+use crate::store::reach::Reach;
 use crate::store::{ListPage, ObjectStore};
 
 /// What the tree shows, and how long it believes it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct TreeConfig {
     /// The mount's root. It exists, also when it is empty.
     pub prefix: DirPath,
@@ -84,6 +85,8 @@ pub struct TreeConfig {
     /// What is known of directories is bounded by this; beyond, those used longest ago are
     /// forgotten and asked for again. What open handles read is kept, and may go beyond.
     pub entries_bytes_max: u64,
+    /// Whether S3 answers: where it does not, old answers are served.
+    pub reach: Arc<Reach>,
 }
 
 /// What a name means. A directory has no date, also where a marker object has one: its parent's
@@ -114,6 +117,7 @@ pub struct Lookup {
 /// The names of one mount.
 pub struct Tree {
     store: Arc<dyn ObjectStore>,
+    reach: Arc<Reach>,
     runtime: Handle,
     root: DirPath,
     ages: Ages,
@@ -162,9 +166,10 @@ const TRIM_SHARE: u64 = 32;
 
 impl Tree {
     pub fn new(store: Arc<dyn ObjectStore>, runtime: Handle, config: TreeConfig) -> Arc<Self> {
-        let TreeConfig { prefix, metadata_ttl, negative_ttl, entries_bytes_max } = config;
+        let TreeConfig { prefix, metadata_ttl, negative_ttl, entries_bytes_max, reach } = config;
         Arc::new(Self {
             store,
+            reach,
             runtime,
             root: prefix,
             ages: Ages { metadata: metadata_ttl, negative: negative_ttl },
@@ -210,34 +215,9 @@ impl Tree {
         }
         let directory = self.directory(dir);
         self.searches.look(dir, name);
-        let mut known = directory.known(name, &self.ages, Instant::now());
-        if matches!(known, Known::No)
-            && let Some((listing, slot)) = directory.away(name)
-            && self.bring_back(&listing, slot).await.is_ok()
-        {
-            known = directory.known(name, &self.ages, Instant::now());
-        }
-        let asked = match known {
-            Known::Answer(answer) => Ok(answer),
-            Known::AnswerAndRefresh(answer) => {
-                self.refresh(&directory);
-                Ok(answer)
-            }
-            Known::No => match self.listed_by_itself(&directory, name) {
-                Some(answer) => Ok(answer),
-                None => match self.shown_from_below(&directory, name).await {
-                    Some(answer) => Ok(answer),
-                    None => self.ask(&directory, name).await,
-                },
-            },
-        };
-        let answer = match asked {
-            Err(err) if is_outage(&err) => {
-                let known = directory.last_known(name).ok_or_else(|| err.clone())?;
-                self.warn_of_outage(&err);
-                known
-            }
-            asked => asked?,
+        let answer = match directory.known(name, &self.ages, Instant::now()) {
+            Known::Answer(answer) => answer,
+            known => self.ask_or_outlast(&directory, name, known).await?,
         };
         let valid_for = self.ages.valid_for(&answer, Instant::now());
         if answer.what == What::Absent {
@@ -248,6 +228,67 @@ impl Tree {
             None => found(dir, name, answer.what),
         };
         Ok(Lookup { found, valid_for })
+    }
+
+    /// What `name` is by `known` and by what there is to be asked; where S3 cannot be, what was known last.
+    async fn ask_or_outlast(
+        self: &Arc<Self>,
+        directory: &Arc<Directory>,
+        name: &str,
+        known: Known,
+    ) -> Result<Answer, FsError> {
+        let asked = async {
+            let mut known = known;
+            if matches!(known, Known::No)
+                && let Some((listing, slot)) = directory.away(name)
+                && self.bring_back(&listing, slot).await.is_ok()
+            {
+                known = directory.known(name, &self.ages, Instant::now());
+            }
+            match known {
+                Known::Answer(answer) => Ok(answer),
+                Known::AnswerAndRefresh(answer) => {
+                    self.refresh(directory);
+                    Ok(answer)
+                }
+                Known::No => match self.listed_by_itself(directory, name) {
+                    Some(answer) => Ok(answer),
+                    None => match self.shown_from_below(directory, name).await {
+                        Some(answer) => Ok(answer),
+                        None => self.ask(directory, name).await,
+                    },
+                },
+            }
+        };
+        let last_known =
+            || directory.last_known(name).or_else(|| self.shown_by_itself(directory, name));
+        self.outlast(asked, last_known).await
+    }
+
+    /// What `asked` comes to; where that cannot be had, what `last_known` gives, at once if S3 is known to be
+    /// out.
+    async fn outlast<T>(
+        &self,
+        asked: impl Future<Output = Result<T, FsError>>,
+        last_known: impl Fn() -> Option<T>,
+    ) -> Result<T, FsError> {
+        let asked = match last_known() {
+            Some(_) => self.reach.unless_out(asked).await,
+            None => Some(asked.await),
+        };
+        let err = match asked {
+            Some(Err(err)) if is_outage(&err) => err,
+            Some(answer) => return answer,
+            // Forgotten in this very moment.
+            None => return last_known().ok_or(FsError::Abandoned),
+        };
+        match last_known().filter(|_| self.reach.serves_on()) {
+            Some(known) => {
+                self.warn_of_outage(&err);
+                Ok(known)
+            }
+            None => Err(err),
+        }
     }
 
     /// A reader of `dir`. Fails with `ListDenied` where LIST is denied, and with `NotFound` when
@@ -294,8 +335,15 @@ impl Tree {
         self.scales.tick()
     }
 
-    /// The listing for a new reader, which exists.
+    /// The listing for a new reader, which exists; where S3 cannot be asked, the last one that is complete.
     async fn open_listing(
+        self: &Arc<Self>,
+        directory: &Arc<Directory>,
+    ) -> Result<Arc<Snapshot>, FsError> {
+        self.outlast(self.ask_for_listing(directory), || directory.last_complete()).await
+    }
+
+    async fn ask_for_listing(
         self: &Arc<Self>,
         directory: &Arc<Directory>,
     ) -> Result<Arc<Snapshot>, FsError> {
@@ -325,11 +373,6 @@ impl Tree {
             Ok(_) => {
                 self.lose(directory, &listing);
                 Err(FsError::NotFound)
-            }
-            Err(err) if is_outage(&err) => {
-                let known = directory.last_complete().ok_or_else(|| err.clone())?;
-                self.warn_of_outage(&err);
-                Ok(known)
             }
             Err(FsError::ListDenied) => {
                 self.warn_of_denial(directory);
@@ -364,6 +407,13 @@ impl Tree {
     fn listed_by_itself(&self, parent: &Directory, name: &str) -> Option<Answer> {
         let child = self.known_directory(&parent.path.child(name))?;
         let answer = child.own_answer(&self.ages, Instant::now())?;
+        parent.marks().allow(name, answer.sent).then_some(answer)
+    }
+
+    /// As [`Tree::listed_by_itself`], however long ago that was: for when nothing can be asked.
+    fn shown_by_itself(&self, parent: &Directory, name: &str) -> Option<Answer> {
+        let child = self.known_directory(&parent.path.child(name))?;
+        let answer = child.last_own_answer()?;
         parent.marks().allow(name, answer.sent).then_some(answer)
     }
 
@@ -480,9 +530,10 @@ impl Tree {
         }
     }
 
+    /// Of trouble with some requests: where there is no answer at all, [`Reach`] says so.
     fn warn_of_outage(&self, err: &FsError) {
-        if self.said.is_due(Topic::Outage) {
-            warn!("S3 is not reachable, what was last known goes on: {err}");
+        if !self.reach.is_out() && self.said.is_due(Topic::Outage) {
+            warn!("what was last known is served, as S3 does not answer everything: {err}");
         }
     }
 

@@ -40,6 +40,7 @@ use crate::store::credentials::{BuildChain, CredentialFiles, ReloadingCredential
 pub(super) struct Setup {
     /// All but the region.
     pub(super) builder: Builder,
+    pub(super) connect_anew: ConnectAnew,
     /// Where to begin; the bucket's redirect corrects it.
     pub(super) region: String,
     /// `None` with `--no-sign-request`.
@@ -47,6 +48,9 @@ pub(super) struct Setup {
     /// `None`: the one that the SDK resolves for the region.
     pub(super) endpoint_url: Option<String>,
 }
+
+/// Makes an HTTP client that has no connections yet.
+pub(super) type ConnectAnew = Box<dyn Fn() -> SharedHttpClient + Send + Sync>;
 
 /// S3's own default, and what MinIO and others expect where nothing is said.
 const REGION_ASSUMED: &str = "us-east-1";
@@ -97,7 +101,7 @@ pub(super) async fn assemble(
         tls
     };
     let builder = Builder::from(&sdk)
-        .http_client(http_client(tls))
+        .http_client(http_client(tls.clone()))
         .force_path_style(
             config.force_path_style || endpoint_url.as_deref().is_some_and(takes_path_style),
         )
@@ -107,7 +111,8 @@ pub(super) async fn assemble(
     if let Some(credentials) = &credentials {
         first_credentials(config, credentials).await?;
     }
-    Ok(Setup { builder, region, credentials, endpoint_url })
+    let connect_anew = Box::new(move || http_client(tls.clone()));
+    Ok(Setup { builder, connect_anew, region, credentials, endpoint_url })
 }
 
 /// Before the first request, outside its deadline, so that "none found" is told as such.

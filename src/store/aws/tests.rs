@@ -7,6 +7,7 @@ mod server;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use aws_credential_types::Credentials;
 use aws_credential_types::credential_fn::provide_credentials_fn;
@@ -28,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::object::{ETag, Version};
 use crate::store::credentials::BuildChain;
 use crate::store::limit::LimitConfig;
+use crate::store::reach::Reach;
 use crate::store::stack::wrap;
 use crate::store::{Condition, Priority};
 
@@ -73,11 +75,37 @@ fn keys() -> ReloadingCredentials {
     ReloadingCredentials::new(chain, Vec::new())
 }
 
+#[tokio::test]
+async fn connections_that_are_not_trusted_any_more_are_not_used() {
+    let server = Server::start(|_| listing("")).await;
+    let reach: Arc<Reach> = Arc::default();
+    let url = format!("http://{}", server.address);
+    let store = open_with(&config(&url), Arc::clone(&reach)).await;
+    let silent = || {
+        let err = StoreError::new(StoreErrorKind::TimedOut, "silent");
+        reach.failed(Instant::now(), &err);
+    };
+    let connections = || server.seen().iter().map(|seen| seen.connection).collect::<Vec<_>>();
+    let list = || store.list(ListRequest::directory(""));
+    list().await.unwrap();
+    list().await.unwrap();
+    // A try that has just been sent makes no connection of its own time suspicious.
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    silent();
+    list().await.unwrap();
+    list().await.unwrap();
+    assert_eq!(connections(), [0, 0, 1, 1]);
+}
+
 async fn open(config: &BucketConfig) -> AwsStore {
+    open_with(config, Arc::default()).await
+}
+
+async fn open_with(config: &BucketConfig, reach: Arc<Reach>) -> AwsStore {
     let tls = connect::tls_context(config.ca_bundle.as_deref()).unwrap();
     let keys = config.sign_requests.then(keys);
     let setup = connect::assemble(config, tls, "us-east-1".to_owned(), keys).await.unwrap();
-    AwsStore::new(config, setup)
+    AwsStore::new(config, setup, reach)
 }
 
 async fn store(server: &Server) -> AwsStore {
@@ -302,6 +330,7 @@ async fn a_cut_body_a_reset_and_a_503_are_invisible_through_the_wrappers() {
         Arc::new(store(&server).await),
         Arc::clone(&metrics),
         LimitConfig::for_memory(u64::MAX),
+        Arc::default(),
         7,
     );
     let answer = store.get(whole("k")).await.unwrap();
@@ -549,7 +578,7 @@ async fn captured(bucket: &str) -> (String, String) {
     let mut setup =
         connect::assemble(&config, tls, "us-east-1".to_owned(), Some(keys())).await.unwrap();
     setup.builder = setup.builder.http_client(http_client_fn(move |_, _| connector.clone()));
-    AwsStore::new(&config, setup).head("k").await.unwrap_err();
+    AwsStore::new(&config, setup, Arc::default()).head("k").await.unwrap_err();
     let requests = capture.0.lock().clone();
     requests.into_iter().next().unwrap()
 }

@@ -24,7 +24,7 @@ impl Allowance {
     /// Pays for one more, or does not. What is asked for ahead leaves one to those who wait already.
     pub(super) fn spend(&self, priority: Priority) -> bool {
         let left = match priority {
-            Priority::Demand => 0,
+            Priority::Open | Priority::Demand => 0,
             Priority::Ahead => PRICE,
         };
         self.update(|saved| saved.checked_sub(PRICE).filter(|rest| *rest >= left))

@@ -41,7 +41,7 @@ impl World {
         fake.put("a", CONTENT.clone());
         let bucket = Arc::new(fake.clone());
         let limits = LimitConfig::for_memory(u64::MAX);
-        let store = stack::wrap(bucket, Arc::clone(&metrics), limits, 7);
+        let store = stack::wrap(bucket, Arc::clone(&metrics), limits, Arc::default(), 7);
         Self { fake, metrics, store }
     }
 
@@ -411,7 +411,7 @@ async fn beside_a_stream_on_a_slow_line_nothing_is_hedged() {
     let line = FarLine { bucket, free_at: Arc::new(Mutex::new(Instant::now())) };
     let metrics = Arc::new(Metrics::default());
     let limits = LimitConfig::for_memory(u64::MAX);
-    let store = stack::wrap(Arc::new(line), Arc::clone(&metrics), limits, 7);
+    let store = stack::wrap(Arc::new(line), Arc::clone(&metrics), limits, Arc::default(), 7);
     let part = |start: u64, bytes: u64, priority| {
         let range = Some(start..start + bytes);
         read(&*store, GetRequest { range, ..request(priority) })

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use crate::metrics::Metrics;
+use crate::store::throttle::Throttle;
 
 /// What may be on its way before anything is known of the line: 0.4 s of 10 Mbit/s. The first
 /// answers teach more.
@@ -51,6 +52,8 @@ pub(super) struct Gate {
     requests_max: usize,
     data_max: usize,
     metrics: Arc<Metrics>,
+    /// Takes places away while the server refuses requests.
+    throttle: Arc<Throttle>,
     started: Instant,
     /// Somebody waits for the line rather than for a place, so that each chunk may let him in.
     line_is_waited_for: AtomicBool,
@@ -89,12 +92,18 @@ struct Waiting {
 }
 
 impl Gate {
-    pub(super) fn new(requests_max: usize, metadata_reserve: usize, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(
+        requests_max: usize,
+        metadata_reserve: usize,
+        metrics: Arc<Metrics>,
+        throttle: Arc<Throttle>,
+    ) -> Self {
         assert!(metadata_reserve < requests_max, "data needs a place, too");
         Self {
             requests_max,
             data_max: requests_max - metadata_reserve,
             metrics,
+            throttle,
             started: Instant::now(),
             line_is_waited_for: AtomicBool::new(false),
             whole_bytes: AtomicU64::new(WHOLE_BYTES_START),
@@ -146,7 +155,18 @@ impl Gate {
     }
 
     fn has_place(&self, state: &State, class: Class) -> bool {
-        let free = state.n_metadata + state.n_data < self.requests_max;
+        let n_in = state.n_metadata + state.n_data;
+        if let Some(places) = self.throttle.places()
+            && places < self.requests_max
+        {
+            return match class {
+                Class::Metadata => n_in < places,
+                Class::Demand => n_in < places && state.n_data < (places - 1).min(self.data_max),
+                // What nobody waits for yet stops first.
+                Class::Ahead => n_in == 0,
+            };
+        }
+        let free = n_in < self.requests_max;
         match class {
             Class::Metadata => free,
             Class::Demand | Class::Ahead => free && state.n_data < self.data_max,
@@ -311,7 +331,7 @@ mod tests {
 
     /// With so many places, one of eight for metadata, and nothing known of the line.
     fn gate(requests_max: usize) -> Arc<Gate> {
-        Arc::new(Gate::new(requests_max, requests_max / 8, Arc::default()))
+        Arc::new(Gate::new(requests_max, requests_max / 8, Arc::default(), Arc::default()))
     }
 
     /// Asks, and looks once whether it is let in.
@@ -354,7 +374,7 @@ mod tests {
         metrics.body_seen(128 * KIB, Duration::ZERO);
         metrics.line_brought(1 << 20, Duration::from_secs(1), Duration::ZERO);
         // 1 MiB/s for 0.2 s.
-        let known = Arc::new(Gate::new(64, 8, metrics));
+        let known = Arc::new(Gate::new(64, 8, metrics, Arc::default()));
         assert_eq!(n_let_in(&known, Ahead, "a", 64), 3);
     }
 
@@ -481,6 +501,21 @@ mod tests {
         assert_eq!(n_let_in(&gate, Ahead, "a", 128), 2);
         drop(metadata);
         assert_eq!(n_let_in(&gate, Ahead, "a", 128), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_the_server_refuses_places_are_fewer_and_names_and_readers_have_them() {
+        let throttle: Arc<Throttle> = Arc::default();
+        let gate = Arc::new(Gate::new(64, 8, Arc::default(), Arc::clone(&throttle)));
+        (0..10).for_each(|_| throttle.served());
+        (0..10).for_each(|_| throttle.refused(Instant::now()));
+        assert_eq!(throttle.places(), Some(8));
+        let readers: Vec<_> = (0..20).map(|n| enter(&gate, Demand, &n.to_string(), 1)).collect();
+        assert_eq!(readers.iter().filter(|it| it.is_ok()).count(), 7, "one is left for names");
+        assert!(enter(&gate, Metadata, "", 0).is_ok());
+        assert!(enter(&gate, Ahead, "a", 1).is_err());
+        drop(readers);
+        assert!(enter(&gate, Ahead, "a", 1).is_ok(), "beside nothing else");
     }
 
     #[tokio::test(start_paused = true)]

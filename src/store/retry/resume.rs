@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::Engine;
 use crate::error::{StoreError, StoreErrorKind};
@@ -70,8 +70,14 @@ impl Resumption {
             let asked = Instant::now();
             let chunk = next_chunk(&self.engine, &mut body).await;
             self.pace.waited += asked.elapsed();
+            if let Err(err) = &chunk
+                && err.kind().is_transient()
+            {
+                self.engine.reach.failed(asked, err);
+            }
             match chunk {
                 Ok(Some(chunk)) => {
+                    self.engine.reach.answered();
                     self.rest.take(chunk.len())?;
                     self.progress += chunk.len() as u64;
                     self.n_idle = 0;
@@ -88,7 +94,7 @@ impl Resumption {
                 Err(err) => return Err(err),
             }
             self.engine.metrics.resumed();
-            sleep(self.engine.pause(self.n_idle)).await;
+            self.engine.rest(self.engine.pause(self.n_idle)).await;
         }
         // The connection is free from here on, also while the reader keeps the stream.
         self.body = None;
@@ -139,10 +145,16 @@ async fn next_chunk(engine: &Engine, body: &mut Body) -> Result<Option<Bytes>, S
     let stall = engine.config().body_stall;
     let deadline = Instant::now() + stall;
     loop {
-        let chunk = timeout_at(deadline, body.next()).await.map_err(|_| {
-            let message = format!("the body brought no byte for {} s", stall.as_secs());
-            StoreError::new(StoreErrorKind::TimedOut, message)
-        })?;
+        let late = |message| StoreError::new(StoreErrorKind::TimedOut, message);
+        let chunk = tokio::select! {
+            biased;
+            chunk = timeout_at(deadline, body.next()) => chunk.map_err(|_| {
+                late(format!("the body brought no byte for {} s", stall.as_secs()))
+            })?,
+            () = engine.reach.slept() => {
+                return Err(late("this machine slept while the body came in".to_owned()));
+            }
+        };
         match chunk.transpose()? {
             Some(empty) if empty.is_empty() => tokio::task::yield_now().await,
             chunk => return Ok(chunk),
@@ -153,6 +165,7 @@ async fn next_chunk(engine: &Engine, body: &mut Body) -> Result<Option<Bytes>, S
 #[cfg(test)]
 mod tests {
     use futures_util::TryStreamExt;
+    use tokio::time::sleep;
 
     use super::super::{RetryConfig, RetryStore};
     use super::*;

@@ -39,6 +39,7 @@ impl World {
             metadata_ttl,
             negative_ttl: Ttl::For(negative_ttl),
             entries_bytes_max: 64 << 20,
+            reach: Arc::default(),
         };
         Self::with_config(keys, config)
     }

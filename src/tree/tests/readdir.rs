@@ -208,6 +208,7 @@ async fn what_is_known_is_bounded_and_asked_for_again() {
         metadata_ttl: MetadataTtl::Fixed(Ttl::Forever),
         negative_ttl: Ttl::Forever,
         entries_bytes_max: 400_000,
+        reach: Arc::default(),
     };
     let world = World::with_config(&[], config);
     for dir in 0..20 {
@@ -235,6 +236,7 @@ async fn what_is_known_is_bounded_and_asked_for_again() {
             metadata_ttl: MetadataTtl::Auto,
             negative_ttl: Ttl::Forever,
             entries_bytes_max: 0,
+            reach: Arc::default(),
         },
     );
     assert_eq!(world.readdir("1/").await.unwrap().len(), 1_000, "nothing fits, all works");
@@ -285,6 +287,7 @@ async fn pages_that_were_passed_are_dropped_and_listed_again_in_their_old_places
         metadata_ttl: MetadataTtl::Fixed(Ttl::Forever),
         negative_ttl: Ttl::Forever,
         entries_bytes_max: 100 << 10,
+        reach: Arc::default(),
     };
     let world = World::with_config(&keys, config);
     world.store.set_page_keys(250);

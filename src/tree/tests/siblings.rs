@@ -244,6 +244,7 @@ async fn a_search_path_is_listed_again_side_by_side() {
         metadata_ttl: MetadataTtl::Auto,
         negative_ttl: Ttl::For(Duration::from_secs(1)),
         entries_bytes_max: 64 << 20,
+        reach: Arc::default(),
     };
     let tree = Tree::new(Arc::new(slow.clone()), Handle::current(), config);
     let world = World { store: slow, tree };

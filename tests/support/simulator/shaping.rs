@@ -3,7 +3,7 @@
 //! Every choice is drawn from the seed and from the number of the request, so that a run with the
 //! same requests in the same order has the same faults. Nothing here waits or sends; it decides.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::call::{Call, Kind};
 use super::content::mix;
@@ -24,6 +24,8 @@ pub(crate) struct Shaping {
     /// Answers that are `error` instead.
     pub(crate) errors: Share,
     pub(crate) error: InjectedError,
+    /// Requests in a second; those beyond are answered 503, whatever `errors` says.
+    pub(crate) requests_per_second: Option<u32>,
     /// Connections reset (TCP RST) instead of an answer.
     pub(crate) resets: Share,
     /// Requests that are never answered, on a connection that stays open.
@@ -87,6 +89,7 @@ impl Default for Shaping {
             slow_by: Duration::ZERO,
             errors: Share::None,
             error: InjectedError::SlowDown,
+            requests_per_second: None,
             resets: Share::None,
             silent: Share::None,
             cuts: Share::None,
@@ -152,6 +155,14 @@ impl Outcome {
 pub(crate) struct Shaper {
     shaping: Shaping,
     n_in_scope: u64,
+    quota: Option<Quota>,
+}
+
+/// What is left of `requests_per_second`: at most what one second brings.
+#[derive(Debug)]
+struct Quota {
+    left: f64,
+    since: Instant,
 }
 
 impl Shaper {
@@ -161,7 +172,7 @@ impl Shaper {
 
     /// Counting begins anew, so that `First` and `OneIn` mean the requests from now on.
     pub(crate) fn set(&mut self, shaping: Shaping) {
-        *self = Self { shaping, n_in_scope: 0 };
+        *self = Self { shaping, n_in_scope: 0, quota: None };
     }
 
     pub(crate) fn draw(&mut self, call: &Call) -> Fate {
@@ -179,8 +190,25 @@ impl Shaper {
         self.n_in_scope += 1;
         let dice = Dice { seed: self.shaping.seed, number: self.n_in_scope };
         let slow = if dice.hits(shaping.slow, 1) { shaping.slow_by } else { Duration::ZERO };
-        let outcome = self.shaping.outcome(dice, call.kind);
+        let outcome = match self.is_too_many() {
+            true => Outcome::Error(InjectedError::SlowDown),
+            false => self.shaping.outcome(dice, call.kind),
+        };
         Fate { delay: latency + slow, outcome, bandwidth, line }
+    }
+}
+
+impl Shaper {
+    /// Counts a request. The one choice that time makes.
+    fn is_too_many(&mut self) -> bool {
+        let Some(rate) = self.shaping.requests_per_second.map(f64::from) else { return false };
+        let now = Instant::now();
+        let quota = self.quota.get_or_insert(Quota { left: rate, since: now });
+        quota.left = (quota.left + (now - quota.since).as_secs_f64() * rate).min(rate);
+        quota.since = now;
+        let is_too_many = quota.left < 1.0;
+        quota.left -= if is_too_many { 0.0 } else { 1.0 };
+        is_too_many
     }
 }
 
