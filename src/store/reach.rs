@@ -158,6 +158,12 @@ impl Reach {
         self.look(now);
     }
 
+    /// Whether nothing has been answered since.
+    pub(super) fn is_silent_since(&self, instant: Instant) -> bool {
+        let answered = self.answered.load(Ordering::Relaxed);
+        answered <= millis(instant.saturating_duration_since(self.started))
+    }
+
     /// Whether S3 is out.
     pub fn is_out(&self) -> bool {
         self.is_troubled.load(Ordering::Acquire) && self.trouble.lock().out_since.is_some()

@@ -3,6 +3,7 @@
 //! that stands here, in tokio's time, so that tests pause it.
 
 mod resume;
+mod usual;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,8 +12,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+use self::usual::Usual;
 use super::reach::Reach;
 use super::throttle::Throttle;
 use super::{GetAnswer, GetRequest, Head, ListPage, ListRequest, ObjectStore, Priority};
@@ -110,6 +112,7 @@ impl RetryStore {
             metrics,
             reach: Arc::default(),
             throttle: Arc::default(),
+            usual: Usual::default(),
             jitter: Mutex::new(Jitter::new(seed)),
         };
         Self { engine: Arc::new(engine) }
@@ -181,6 +184,7 @@ struct Engine {
     metrics: Arc<Metrics>,
     reach: Arc<Reach>,
     throttle: Arc<Throttle>,
+    usual: Usual,
     jitter: Mutex<Jitter>,
 }
 
@@ -230,10 +234,12 @@ impl Engine {
             let answer = tokio::select! {
                 biased;
                 answer = timeout_at(until, send(n_failed)) => answer,
+                () = self.silent(kind, begun) => Ok(Err(no_answer(kind, name, begun.elapsed()))),
                 () = self.reach.slept() => Ok(Err(slept(kind, name))),
             };
             let err = match answer {
                 Ok(Ok(answer)) => {
+                    self.usual.took(kind, begun.elapsed());
                     self.answered.store(true, Ordering::Relaxed);
                     let is_back = self.reach.answered();
                     self.served(is_back);
@@ -279,6 +285,18 @@ impl Engine {
             self.metrics.retried();
             self.rest(pause).await;
         }
+    }
+
+    /// Ready when nothing at all has been answered since `begun`, for longer than is usual: then it is the
+    /// connections, and another try has new ones.
+    async fn silent(&self, kind: RequestKind, begun: Instant) {
+        if let Some(silence) = self.usual.silence(kind) {
+            sleep_until(begun + silence).await;
+            if self.reach.is_silent_since(begun) {
+                return;
+            }
+        }
+        std::future::pending().await
     }
 
     /// A request was not refused; `is_back` where that is the first after an outage.
@@ -497,6 +515,32 @@ mod tests {
         });
         read.unwrap();
         assert_eq!(begun.elapsed().as_secs(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_all_is_silent_for_longer_than_is_usual_another_try_is_made() {
+        let (fake, store) = serving().await;
+        for _ in 0..10 {
+            store.head("a").await.unwrap();
+        }
+        fake.fault(0, Fault::Stall);
+        let start = Instant::now();
+        store.head("a").await.unwrap();
+        assert_eq!(start.elapsed().as_secs(), 2);
+        // While others are answered it is the server that is slow, and it is waited for.
+        fake.fault(0, Fault::Slow(Duration::from_secs(4)));
+        let start = Instant::now();
+        let others = async {
+            for _ in 0..4 {
+                sleep(Duration::from_secs(1)).await;
+                store.list(ListRequest::directory("")).await.unwrap();
+            }
+        };
+        let (slow, ()) = tokio::join!(store.head("a"), others);
+        slow.unwrap();
+        assert_eq!(start.elapsed().as_secs(), 4);
+        let calls = fake.take_calls();
+        assert_eq!(calls.len(), 10 + 2 + 1 + 4, "{calls:?}");
     }
 
     #[tokio::test(start_paused = true)]

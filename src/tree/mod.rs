@@ -5,7 +5,8 @@
 //! `snapshot` (a listing in memory), `answer` (how long it holds), `directory` (what is known of one
 //! directory, and what to ask next), `gauge` and `pieces` (which page to ask for a name), `search`
 //! (where a name is looked for next), `ask` (the requests), `handle` (reading a directory), `doubts` and
-//! `confirm` (whether many files are what they were), `forget` (what is known no longer counts).
+//! `confirm` (whether many files are what they were), `forget` (what is known no longer counts), `outlast` (what
+//! holds while S3 cannot be asked).
 //!
 //! Invariants: what is in memory is answered at the first poll and wakes nobody. Every request runs
 //! as a task of its own ([`crate::flight`]); it writes down what it learnt before it wakes its waiters, and
@@ -26,6 +27,7 @@ mod handle;
 mod listing;
 mod name;
 mod next;
+mod outlast;
 mod pieces;
 mod ranges;
 mod said;
@@ -62,6 +64,7 @@ use self::doubts::Doubts;
 use self::forget::{Generation, Lately};
 use self::name::KEY_BYTES_MAX;
 use self::next::Sorted;
+use self::outlast::is_outage;
 use self::ranges::ASKED_MAX;
 use self::said::{Said, Topic};
 use self::search::Searches;
@@ -230,67 +233,6 @@ impl Tree {
         Ok(Lookup { found, valid_for })
     }
 
-    /// What `name` is by `known` and by what there is to be asked; where S3 cannot be, what was known last.
-    async fn ask_or_outlast(
-        self: &Arc<Self>,
-        directory: &Arc<Directory>,
-        name: &str,
-        known: Known,
-    ) -> Result<Answer, FsError> {
-        let asked = async {
-            let mut known = known;
-            if matches!(known, Known::No)
-                && let Some((listing, slot)) = directory.away(name)
-                && self.bring_back(&listing, slot).await.is_ok()
-            {
-                known = directory.known(name, &self.ages, Instant::now());
-            }
-            match known {
-                Known::Answer(answer) => Ok(answer),
-                Known::AnswerAndRefresh(answer) => {
-                    self.refresh(directory);
-                    Ok(answer)
-                }
-                Known::No => match self.listed_by_itself(directory, name) {
-                    Some(answer) => Ok(answer),
-                    None => match self.shown_from_below(directory, name).await {
-                        Some(answer) => Ok(answer),
-                        None => self.ask(directory, name).await,
-                    },
-                },
-            }
-        };
-        let last_known =
-            || directory.last_known(name).or_else(|| self.shown_by_itself(directory, name));
-        self.outlast(asked, last_known).await
-    }
-
-    /// What `asked` comes to; where that cannot be had, what `last_known` gives, at once if S3 is known to be
-    /// out.
-    async fn outlast<T>(
-        &self,
-        asked: impl Future<Output = Result<T, FsError>>,
-        last_known: impl Fn() -> Option<T>,
-    ) -> Result<T, FsError> {
-        let asked = match last_known() {
-            Some(_) => self.reach.unless_out(asked).await,
-            None => Some(asked.await),
-        };
-        let err = match asked {
-            Some(Err(err)) if is_outage(&err) => err,
-            Some(answer) => return answer,
-            // Forgotten in this very moment.
-            None => return last_known().ok_or(FsError::Abandoned),
-        };
-        match last_known().filter(|_| self.reach.serves_on()) {
-            Some(known) => {
-                self.warn_of_outage(&err);
-                Ok(known)
-            }
-            None => Err(err),
-        }
-    }
-
     /// A reader of `dir`. Fails with `ListDenied` where LIST is denied, and with `NotFound` when
     /// the bucket has no key in it, unless it is the root.
     pub async fn open_dir(self: &Arc<Self>, dir: &DirPath) -> Result<DirHandle, FsError> {
@@ -410,13 +352,6 @@ impl Tree {
         parent.marks().allow(name, answer.sent).then_some(answer)
     }
 
-    /// As [`Tree::listed_by_itself`], however long ago that was: for when nothing can be asked.
-    fn shown_by_itself(&self, parent: &Directory, name: &str) -> Option<Answer> {
-        let child = self.known_directory(&parent.path.child(name))?;
-        let answer = child.last_own_answer()?;
-        parent.marks().allow(name, answer.sent).then_some(answer)
-    }
-
     /// Whether `name` is on the way to the directory that is in use, as that one's listing shows. Where
     /// its time is over it is listed again, rather than each directory above it: who looks into it
     /// every second pays for it alone, however deep it is.
@@ -530,13 +465,6 @@ impl Tree {
         }
     }
 
-    /// Of trouble with some requests: where there is no answer at all, [`Reach`] says so.
-    fn warn_of_outage(&self, err: &FsError) {
-        if !self.reach.is_out() && self.said.is_due(Topic::Outage) {
-            warn!("what was last known is served, as S3 does not answer everything: {err}");
-        }
-    }
-
     /// Forgets until the rest fits.
     fn trim(&self) {
         let held = self.held();
@@ -615,11 +543,6 @@ impl Tree {
 /// What the LIST of a directory was denied with, in words.
 fn denial(directory: &Directory) -> String {
     directory.denial().map_or_else(String::new, |err| err.to_string())
-}
-
-/// Whether S3 could not be asked, so that what was last known is the best there is.
-fn is_outage(err: &FsError) -> bool {
-    matches!(err, FsError::Store(err) if err.kind().is_transient())
 }
 
 impl Found {
