@@ -140,6 +140,7 @@ fn tree(store: Arc<dyn ObjectStore>) -> Arc<Tree> {
         metadata_ttl: MetadataTtl::Auto,
         negative_ttl: Ttl::For(Duration::from_secs(1)),
         entries_bytes_max: 8 << 20,
+        reach: Arc::default(),
     };
     Tree::new(store, Handle::current(), config)
 }

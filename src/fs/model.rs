@@ -26,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::object::{DirPath, Ino};
 use crate::store::fake::{FakeStore, Fault};
 use crate::store::limit::LimitConfig;
+use crate::store::reach::Reach;
 use crate::store::{ObjectStore, stack};
 use crate::tree::{Found, Tree, TreeConfig};
 
@@ -128,11 +129,13 @@ impl Client {
         let store = FakeStore::new().with_checksums();
         let metrics = Arc::new(Metrics::default());
         let limits = LimitConfig::for_memory(MEMORY_BYTES);
-        let layers = stack::wrap(Arc::new(store.clone()), Arc::clone(&metrics), limits, 7);
+        let reach = Arc::new(Reach::default());
+        let bucket = Arc::new(store.clone());
+        let layers = stack::wrap(bucket, Arc::clone(&metrics), limits, Arc::clone(&reach), 7);
         let (notices, queues) = Notices::new();
         tokio::spawn(be_told(queues));
         let mut client = Self {
-            fs: build(&layers, &metrics, notices),
+            fs: build(&layers, &metrics, &reach, notices),
             store,
             with_faults,
             step: 0,
@@ -530,6 +533,7 @@ async fn be_told(mut queues: Queues) {
 fn build(
     store: &Arc<dyn ObjectStore>,
     metrics: &Arc<Metrics>,
+    reach: &Arc<Reach>,
     notices: Notices,
 ) -> Arc<FileSystem> {
     let runtime = runtime::Handle::current();
@@ -539,6 +543,7 @@ fn build(
         metadata_ttl: MetadataTtl::Fixed(Ttl::For(Duration::ZERO)),
         negative_ttl: Ttl::For(Duration::ZERO),
         entries_bytes_max: MEMORY_BYTES / 2,
+        reach: Arc::clone(reach),
     };
     let tree = Tree::new(Arc::clone(store), runtime.clone(), config);
     let inodes = FileSystem::inodes(&root);
@@ -550,6 +555,7 @@ fn build(
         memory_max_bytes: MEMORY_BYTES,
         open_ttl: Ttl::For(Duration::ZERO),
         page_cache: PageCache::Used,
+        reach: Arc::clone(reach),
     };
     let data = Data::new(Arc::clone(store), runtime, Arc::clone(metrics), numbering, config);
     let look = Look { uid: 0, gid: 0, file_mode: 0o444, dir_mode: 0o555 };
