@@ -77,6 +77,12 @@ pub fn parse_level(text: &str) -> Result<LevelFilter, String> {
     }
 }
 
+/// Whether a time written in parts may be longer than numbers go: not with 9 digits each, 64 bytes in all.
+fn is_immense(text: &str) -> bool {
+    let longest = text.split(|c: char| !c.is_ascii_digit()).map(str::len).max();
+    text.len() > 64 || longest > Some(9)
+}
+
 impl FromStr for Ttl {
     type Err = String;
 
@@ -85,11 +91,13 @@ impl FromStr for Ttl {
         if text.eq_ignore_ascii_case("forever") {
             return Ok(Self::Forever);
         }
+        let wrong = "a time is written as 60s, 5m, 1m30s, 0 or forever";
         // Mountpoint counts in plain seconds.
         let duration = match text.parse() {
             Ok(seconds) => Duration::from_secs(seconds),
-            Err(_) => humantime::parse_duration(text)
-                .map_err(|_| "a time is written as 60s, 5m, 1m30s, 0 or forever")?,
+            // A sum that passes all numbers is a panic there.
+            Err(_) if is_immense(text) => return Err(wrong.to_owned()),
+            Err(_) => humantime::parse_duration(text).map_err(|_| wrong)?,
         };
         Ok(Self::For(duration.min(FOREVER)))
     }
@@ -153,7 +161,8 @@ mod tests {
             assert_eq!(text.parse(), Ok(MetadataTtl::Fixed(ttl)), "{text}");
         }
         assert_eq!("auto".parse(), Ok(MetadataTtl::Auto));
-        for text in ["", "auto", "-1s", "soon", "1.5"] {
+        let immense = "18446744073709551615s1000ms";
+        for text in ["", "auto", "-1s", "soon", "1.5", immense] {
             assert!(text.parse::<Ttl>().is_err(), "{text}");
         }
     }
