@@ -415,6 +415,22 @@ fn a_remount_that_fails_is_tried_again() {
     assert_eq!(fs::read_dir(mounted.path()).unwrap().count(), 0);
 }
 
+/// A mount that somebody took away from its directory is not mounted anew when its process dies before
+/// the last user has left.
+#[test]
+fn an_unmounted_mount_is_not_mounted_anew() {
+    let simulator = bucket();
+    let mut mounted = Mounted::new(&simulator, "myfiles", &["--auto-remount"]);
+    let server = server_of(&mounted, 0);
+    let still_open = File::open(mounted.join("unread")).unwrap();
+    assert!(Command::new("umount").arg("-l").arg(mounted.path()).status().unwrap().success());
+    send_signal(server, libc::SIGKILL);
+    assert_eq!(mounted.exit_code(), Some(0), "{}", mounted.log());
+    assert!(!is_mounted(&mounted.path()));
+    assert!(mounted.log().contains("it is not mounted anew"), "{}", mounted.log());
+    assert_eq!(errno(still_open.read_at(&mut [0; 10], MIB)), Some(libc::ENOTCONN));
+}
+
 /// A start with `--auto-remount` that fails is not repeated: one sentence, and the exit code of its
 /// kind; nor is a mount that somebody unmounts.
 #[test]
