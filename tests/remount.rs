@@ -483,7 +483,6 @@ fn a_mount_that_stalls_can_be_ended() {
             ]
         };
         assert!(wait_until(|| readers.iter().all(|reader| waits(reader.id()))), "all wait");
-        let before = simulator.counts();
         if by_signal {
             mounted.signal(libc::SIGTERM);
         } else {
@@ -495,10 +494,10 @@ fn a_mount_that_stalls_can_be_ended() {
             send_signal(reader.id(), libc::SIGKILL);
             assert_eq!(reader.wait().unwrap().signal(), Some(libc::SIGKILL));
         }
-        // Gone although no answer has come: not even the deadline of one try has passed.
-        let asked = simulator.counts();
-        assert_eq!((asked.get, asked.list), (before.get, before.list), "something was tried again");
         assert_eq!(mounted.exit_code(), Some(0), "{}", mounted.log());
+        // Gone although no answer has come: not even the deadline of one try has passed.
+        let log = mounted.log();
+        assert!(log.contains(" 0 of them were retries"), "something was tried again: {log}");
         simulator.shape(|shaping| shaping.silent = Share::None);
     }
 }
