@@ -158,7 +158,9 @@ impl Keeper {
         let killed_on_purpose = status.signal().is_some_and(|signal| ENDING.contains(&signal));
         if self.asked || killed_on_purpose {
             point::take_dead_mount_of_ours_away(dir);
-            return Ok(Next::End(code));
+            // A later start that is cut short is no failure: the mount had served, and ends as asked.
+            let cut_short = self.has_served && !was_ready;
+            return Ok(Next::End(if cut_short { 0 } else { code }));
         }
         let pause = if status.signal().is_some() {
             if !self.has_served {
