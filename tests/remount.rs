@@ -327,6 +327,14 @@ fn a_crash_loop_comes_to_an_end() {
     assert_eq!(errno(fs::read_dir(mounted.path())), Some(libc::ENOTCONN));
 }
 
+/// A supervised mount that has said that it is ready: the kernel answers a moment before that, and a signal
+/// then is one during the start.
+fn ready(simulator: &Simulator) -> Mounted {
+    let mounted = Mounted::new(simulator, "myfiles", &["--auto-remount"]);
+    assert!(wait_until(|| mounted.log().contains(" is mounted on ")), "{}", mounted.log());
+    mounted
+}
+
 /// With `--auto-remount` SIGTERM and SIGINT to the process unmount, with exit code 0; a mount in use is
 /// detached and ends with its last user, also where the signal goes to all processes of a service at
 /// once; a second signal does not wait.
@@ -334,7 +342,7 @@ fn a_crash_loop_comes_to_an_end() {
 fn a_supervised_mount_ends_when_asked() {
     let simulator = bucket();
     for both in [false, true] {
-        let mut mounted = Mounted::new(&simulator, "myfiles", &["--auto-remount"]);
+        let mut mounted = ready(&simulator);
         let server = server_of(&mounted, 0);
         let file = File::open(mounted.join("big")).unwrap();
         let ask = |mounted: &Mounted| {
@@ -357,7 +365,7 @@ fn a_supervised_mount_ends_when_asked() {
             assert_eq!(mounted.exit_code(), Some(143), "{}", mounted.log());
         }
     }
-    let mut mounted = Mounted::new(&simulator, "myfiles", &["--auto-remount"]);
+    let mut mounted = ready(&simulator);
     mounted.signal(libc::SIGINT);
     assert_eq!(mounted.exit_code(), Some(0), "{}", mounted.log());
     assert!(!is_mounted(&mounted.path()));

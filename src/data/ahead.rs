@@ -1,5 +1,6 @@
 //! What comes before somebody asks for it by a read: small files whole, and mapped files that are loaded.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -19,6 +20,8 @@ pub struct Brought {
     data: Arc<Data>,
     file: Arc<File>,
     part: Arc<Part>,
+    /// Of the file, within the part: what the kernel has not asked for.
+    range: Range<u64>,
     /// All of it has come.
     is_ready: bool,
 }
@@ -26,17 +29,21 @@ pub struct Brought {
 impl Brought {
     /// The bytes, and where they begin, once they have come.
     pub async fn bytes(&mut self) -> Result<(u64, ReadBytes), FsError> {
-        let range = self.part.local(&self.part.range);
-        self.part.wait_until(range.end).await?;
+        let local = self.part.local(&self.range);
+        self.part.wait_until(local.end).await?;
         if !std::mem::replace(&mut self.is_ready, true) {
-            self.file.loading.lock().came(self.part.len());
+            self.file.loading.lock().came(self.len());
         }
-        Ok((self.part.range.start, ReadBytes::within(self.part.buffer(), range)))
+        Ok((self.range.start, ReadBytes::within(self.part.buffer(), local)))
     }
 
     /// The page cache has it now.
     pub fn given(self) {
-        self.part.serve(self.part.len());
+        self.part.serve(self.len());
+    }
+
+    fn len(&self) -> u64 {
+        self.range.end - self.range.start
     }
 }
 
@@ -46,7 +53,7 @@ impl Drop for Brought {
         let id = PartId { ino: self.file.ino, start: self.part.range.start };
         let gone = self.data.index.lock().remove_unread(id, &self.part);
         self.data.let_go(gone.into_iter().collect());
-        self.file.loading.lock().gone(self.part.len(), self.is_ready);
+        self.file.loading.lock().gone(self.len(), self.is_ready);
     }
 }
 
@@ -81,9 +88,9 @@ impl Data {
     /// there is no room, where nobody asked for anything for long, and where all is here.
     pub fn bring(self: &Arc<Self>, file: &Arc<File>) -> Vec<Brought> {
         let len = LOAD_PART_BYTES.min(self.part_bytes_max());
-        let brought = |part: Arc<Part>| {
-            file.loading.lock().asked_for(part.len());
-            Brought { data: Arc::clone(self), file: Arc::clone(file), part, is_ready: false }
+        let brought = |part: Arc<Part>, range: Range<u64>| {
+            file.loading.lock().asked_for(range.end - range.start);
+            Brought { data: Arc::clone(self), file: Arc::clone(file), part, range, is_ready: false }
         };
         let mut parts = Vec::new();
         while parts.is_empty() && file.loading.lock().wants_more() {
@@ -91,11 +98,18 @@ impl Data {
             let Some(permit) = self.reserve_ahead(usize::try_from(len).unwrap_or(0)) else { break };
             let mut permit = Some(permit);
             let Some(range) = file.loading.lock().next(len) else { break };
-            let (gaps, idle) = {
+            let (gaps, known) = {
                 let index = self.index.lock();
-                (index.gaps(file.ino, &range), index.idle_in(file.ino, &range))
+                (index.gaps(file.ino, &range), index.parts_in(file.ino, &range))
             };
-            parts.extend(idle.into_iter().map(brought));
+            for (part, is_wanted) in known {
+                // Of one that somebody waits for, the kernel was given what it has asked for.
+                let (start, end) = match is_wanted {
+                    true => (part.range.start.max(range.start), part.range.end.min(range.end)),
+                    false => (part.range.start, part.range.end),
+                };
+                parts.push(brought(part, start..end));
+            }
             for gap in gaps {
                 let Some(permit) = permit.take().or_else(|| self.reserve_ahead(chunk_bytes(&gap)))
                 else {
@@ -110,7 +124,8 @@ impl Data {
                     index.insert(file.ino, &part, false);
                 }
                 self.start_download(file, download);
-                parts.push(brought(part));
+                let range = part.range.clone();
+                parts.push(brought(part, range));
             }
         }
         parts

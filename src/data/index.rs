@@ -129,14 +129,14 @@ impl Index {
         matches!(slot.place, Place::Unread(_)).then(|| Arc::clone(&slot.part))
     }
 
-    /// The parts in `range` that no reader waits for, in order.
-    pub(crate) fn idle_in(&self, ino: Ino, range: &Range<u64>) -> Vec<Arc<Part>> {
+    /// The parts in `range`, in order, and whether a reader waits for some of each.
+    pub(crate) fn parts_in(&self, ino: Ino, range: &Range<u64>) -> Vec<(Arc<Part>, bool)> {
         let Some(entry) = self.files.get(&ino) else { return Vec::new() };
-        let is_idle = |part: &&Arc<Part>| {
+        let is_wanted = |part: &Part| {
             let slot = entry.parts.get(&part.range.start);
-            slot.is_some_and(|slot| slot.place != Place::Wanted)
+            slot.is_none_or(|slot| slot.place == Place::Wanted)
         };
-        self.overlapping(ino, range).filter(is_idle).map(Arc::clone).collect()
+        self.overlapping(ino, range).map(|part| (Arc::clone(part), is_wanted(part))).collect()
     }
 
     /// The pieces of `range` that no part covers, in order.
