@@ -3,6 +3,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::debug;
@@ -24,6 +25,10 @@ enum Listed {
     /// A page full of keys lies between the name and the directory of that name.
     Unclear,
 }
+
+/// Two answers that lie further apart may both say no of a name that was there all the time: a file when one
+/// was asked for, a directory at the other. One LIST tells of both.
+const OF_ONE_MOMENT: Duration = Duration::from_secs(1);
 
 /// How to ask for one name alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -357,6 +362,7 @@ impl Tree {
         directory: &Arc<Directory>,
         name: &str,
     ) -> Result<What, FsError> {
+        let sent = Instant::now();
         let head = self.spawn_head(directory.path.key(name));
         let is_directory = match self.probe_directory(directory, name, self.may_list_flat()).await {
             Ok(is_directory) => Some(is_directory),
@@ -379,7 +385,17 @@ impl Tree {
         };
         match (head.map_err(|err| (err.kind(), err)), is_directory) {
             (Ok(head), _) => Ok(What::File(head.version)),
-            (Err((StoreErrorKind::NotFound, _)), Some(_)) => Ok(What::Absent),
+            (Err((StoreErrorKind::NotFound, _)), Some(_)) if sent.elapsed() < OF_ONE_MOMENT => {
+                Ok(What::Absent)
+            }
+            (Err((StoreErrorKind::NotFound, _)), Some(_)) => {
+                match self.list_name(directory, name).await {
+                    Ok(Listed::Is(what)) => Ok(what),
+                    Err(err) if err.kind().is_transient() => Err(err.into()),
+                    // As good as it gets: too many keys between, or a prefix that may not be listed.
+                    Ok(Listed::Unclear) | Err(_) => Ok(What::Absent),
+                }
+            }
             // LIST is denied as well: nothing speaks against a directory.
             (Err((StoreErrorKind::NotFound | StoreErrorKind::Denied, _)), None) => {
                 if let Some(what) = self.by_listing(directory, name).await? {

@@ -53,7 +53,7 @@ struct State {
 
 /// What a single answer said of a name.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Told {
+enum Told {
     Answer(Answer),
     /// The directory of that name turned out empty, so it does not exist. Says nothing of an object.
     NoDirectory {
@@ -62,10 +62,17 @@ pub(super) enum Told {
 }
 
 impl Told {
-    pub(super) fn sent(&self) -> Instant {
+    fn sent(&self) -> Instant {
         match self {
             Self::Answer(answer) => answer.sent,
             Self::NoDirectory { sent } => *sent,
+        }
+    }
+
+    fn answer(&self) -> Option<&Answer> {
+        match self {
+            Self::Answer(answer) => Some(answer),
+            Self::NoDirectory { .. } => None,
         }
     }
 }
@@ -373,7 +380,7 @@ impl Directory {
     pub(super) fn tell(&self, name: &str, answer: Answer) -> Answer {
         let mut state = self.state.lock();
         if answer.what != What::Absent {
-            state.finds_directories = matches!(answer.what, What::Directory { .. });
+            state.finds_directories = is_directory(&answer);
         }
         match state.best(name) {
             Some(best) if best.sent > answer.sent => best,
@@ -389,27 +396,34 @@ impl Directory {
     pub(super) fn learn(&self, name: &str, answer: Answer, ages: &Ages, now: Instant) {
         let mut state = self.state.lock();
         if let Some(best) = state.best(name) {
-            let is_directory = matches!(best.what, What::Directory { .. });
             // A listing of many pages holds longer than one answer that says the same.
             let holds_longer =
                 best.what == answer.what && ages.left(&best, now) >= ages.left(&answer, now);
-            if is_directory || best.sent > answer.sent || holds_longer {
+            if is_directory(&best) || best.sent > answer.sent || holds_longer {
                 return;
             }
         }
         state.put(name, Told::Answer(answer));
     }
 
-    /// The directory `name` in this one was found to be gone.
+    /// The directory `name` in this one was found to be gone, by a LIST that was sent at `sent`. An object
+    /// of that name may be there, which no listing has shown beside the directory: who wants to know asks.
     pub(super) fn lose_directory(&self, name: &str, sent: Instant) {
-        self.state.lock().put(name, Told::NoDirectory { sent });
+        let mut state = self.state.lock();
+        let best = state.best(name);
+        if best.is_some_and(|best| is_directory(&best) && best.sent <= sent) {
+            let generation = state.marks.generation();
+            state.marks.mark(name, sent, generation);
+            state.put(name, Told::NoDirectory { sent });
+        }
     }
 
     /// What single answers said that `listing` may not know, in directory order.
-    pub(super) fn told_since(&self, listing: &Snapshot) -> Vec<(Box<str>, Told)> {
+    pub(super) fn told_since(&self, listing: &Snapshot) -> Vec<(Box<str>, Answer)> {
         let Some(sent) = listing.sent() else { return Vec::new() };
         let state = self.state.lock();
-        let newer = state.told.iter().filter(|(_, told)| told.sent() >= sent);
+        let told = state.told.iter().filter_map(|(name, told)| Some((name, told.answer()?)));
+        let newer = told.filter(|(_, answer)| answer.sent >= sent);
         let mut told: Vec<_> = newer.map(|(name, told)| (name.clone(), told.clone())).collect();
         drop(state);
         told.sort_by(|(a, _), (b, _)| directory_order(a, b));
@@ -517,13 +531,9 @@ impl State {
             Some(Told::NoDirectory { sent }) => Some(*sent),
             _ => None,
         };
-        let told = match told {
-            Some(Told::Answer(answer)) => Some(answer.clone()),
-            _ => None,
-        };
+        let told = told.and_then(Told::answer).cloned();
         let is_there = |answer: &Answer| {
-            let is_directory = matches!(answer.what, What::Directory { .. });
-            !(is_directory && gone.is_some_and(|gone| gone >= answer.sent))
+            !(is_directory(answer) && gone.is_some_and(|gone| gone >= answer.sent))
         };
         let listed =
             |listing: &Option<Arc<Snapshot>>| listing.as_ref()?.says(name).filter(is_there);
@@ -552,9 +562,9 @@ impl State {
         names.is_some_and(|names| names.is_empty())
     }
 
-    /// When a single request was sent that told of `name`.
+    /// When a single request was sent that told what `name` is.
     fn told_at(&self, name: &str) -> Option<Instant> {
-        self.told.peek(name).map(Told::sent)
+        Some(self.told.peek(name)?.answer()?.sent)
     }
 
     fn begin(&mut self, begin: impl FnOnce() -> Snapshot) -> Arc<Snapshot> {
@@ -593,4 +603,8 @@ impl State {
             self.weight.remove(TOLD_BYTES + name.len());
         }
     }
+}
+
+fn is_directory(answer: &Answer) -> bool {
+    matches!(answer.what, What::Directory { .. })
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, Source, What};
 use super::block::{Block, Listed};
-use super::directory::{Directory, Told};
+use super::directory::Directory;
 use super::name::directory_order;
 use super::snapshot::Snapshot;
 use super::{Found, Tree, found};
@@ -62,7 +62,7 @@ struct View {
     n_entries: u64,
     n_blocks: usize,
     /// What single answers told, in directory order, as far as the listing has not come.
-    told: VecDeque<(Box<str>, Told)>,
+    told: VecDeque<(Box<str>, Answer)>,
     /// Names that were told and that the listing did not have where they belong; in another order
     /// than that of keys it may come to them yet.
     added: Vec<Box<str>>,
@@ -239,8 +239,8 @@ impl View {
             self.n_blocks += 1;
         }
         if is_complete {
-            while let Some((name, told)) = self.told.pop_front() {
-                self.add_told(name, told);
+            while let Some((name, answer)) = self.told.pop_front() {
+                self.add_told(name, answer);
             }
         }
         self.is_complete = is_complete;
@@ -253,26 +253,21 @@ impl View {
 
     fn take_block(&mut self, slot: usize, block: &Block) {
         let mut next = 0;
-        while let Some((name, told)) =
+        while let Some((name, answer)) =
             self.told.pop_front_if(|(name, _)| directory_order(name, block.last_name()).is_le())
         {
             match block.search(&name) {
-                Ok(index) if told.sent() >= block.sent => {
+                Ok(index) if answer.sent >= block.sent => {
                     self.add_rows(slot, block, next, index);
                     next = index + 1;
-                    let is_directory = block.row(index).is_some_and(|row| row.version.is_none());
-                    match told {
-                        Told::Answer(answer) => self.add_single(name, answer),
-                        Told::NoDirectory { .. } if is_directory => {}
-                        Told::NoDirectory { .. } => self.add_rows(slot, block, index, next),
-                    }
+                    self.add_single(name, answer);
                 }
                 // The page is newer.
                 Ok(_) => {}
                 Err(index) => {
                     self.add_rows(slot, block, next, index);
                     next = index;
-                    self.add_told(name, told);
+                    self.add_told(name, answer);
                 }
             }
         }
@@ -280,10 +275,8 @@ impl View {
     }
 
     /// A name that the listing does not have.
-    fn add_told(&mut self, name: Box<str>, told: Told) {
-        if let Told::Answer(answer) = told
-            && self.listing.passed_at(&name).is_none_or(|passed| answer.sent >= passed)
-        {
+    fn add_told(&mut self, name: Box<str>, answer: Answer) {
+        if self.listing.passed_at(&name).is_none_or(|passed| answer.sent >= passed) {
             if answer.what != What::Absent {
                 self.added.push(name.clone());
             }
@@ -339,7 +332,7 @@ impl View {
         let newer: HashMap<_, _> = dir.told_since(&self.listing).into_iter().collect();
         let marks = dir.marks();
         let left = |name: &str, answer: &Answer| {
-            let is_over = newer.get(name).is_some_and(|told| told.sent() > answer.sent)
+            let is_over = newer.get(name).is_some_and(|told| told.sent > answer.sent)
                 || !marks.allow(name, answer.sent);
             if is_over { Duration::ZERO } else { tree.ages.valid_for(answer, now) }
         };

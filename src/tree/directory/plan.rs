@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Directory, State};
+use super::{Directory, State, is_directory};
 use crate::tree::answer::{Ages, Answer, What};
 use crate::tree::pieces::{Next, POLL_PAGES_MAX, Trust};
 use crate::tree::snapshot::Snapshot;
@@ -136,8 +136,4 @@ impl State {
             _ => Plan::ListName,
         }
     }
-}
-
-fn is_directory(answer: &Answer) -> bool {
-    matches!(answer.what, What::Directory { .. })
 }

@@ -412,3 +412,21 @@ async fn a_directory_proves_itself_by_its_own_listing() {
     assert_eq!(world.lookup_timed("d").await, ("dir".to_owned(), 1_940));
     assert_eq!(world.n_calls(), 0, "its three pages hold for 6 s");
 }
+
+/// HEAD is answered while there is only the directory, LIST when there is only the file.
+#[tokio::test(start_paused = true)]
+async fn what_changed_between_two_answers_is_not_absent() {
+    let world = World::new(&["d/f"]);
+    world.store.fault(1, Fault::Slow(Duration::from_secs(3)));
+    let change = async {
+        pass(1_000).await;
+        world.store.put("d", "");
+        world.store.delete("d/f");
+    };
+    let (answer, ()) = tokio::join!(world.lookup("d"), change);
+    assert_eq!(answer, "file 0");
+    assert_eq!(world.calls(), ["HEAD d", "LIST d/", "LIST d"]);
+    let world = World::new(&[]);
+    assert_eq!(world.lookup("d").await, "absent");
+    assert_eq!(world.calls(), ["HEAD d", "LIST d/"]);
+}

@@ -136,6 +136,48 @@ async fn a_directory_that_is_gone_is_not_found_and_its_parent_knows_at_once() {
     assert_eq!(world.lookup("d").await, "absent");
 }
 
+/// While there was a directory of that name, no listing showed the object.
+#[tokio::test(start_paused = true)]
+async fn an_object_that_a_vanished_directory_hid_is_shown() {
+    let world = World::new(&["d", "d/f", "e"]);
+    assert_eq!(world.readdir("").await.unwrap(), ["d/", "e"]);
+    world.store.delete("d/f");
+    assert!(matches!(world.open("d/").await, Err(FsError::NotFound)));
+    assert_eq!(world.readdir("").await.unwrap(), ["d", "e"]);
+    assert_eq!(world.lookup("d").await, "file 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_vanished_from_a_long_listing_costs_one_request() {
+    let world = World::new(&["p/d", "p/d/f"]);
+    world.fill("p/", 3_000);
+    assert_eq!(world.readdir("p/").await.unwrap()[0], "d/");
+    world.store.delete("p/d/f");
+    assert!(matches!(world.open("p/d/").await, Err(FsError::NotFound)));
+    world.calls();
+    let names = world.readdir("p/").await.unwrap();
+    assert_eq!((names.len(), names[0].as_str()), (3_001, "d"));
+    assert_eq!(world.lookup("p/d").await, "file 3");
+    assert_eq!(world.calls(), ["LIST p/d"]);
+}
+
+/// A file has taken the place of a directory, of which somebody still has the inode.
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_is_gone_takes_no_file_with_it() {
+    let five_seconds = MetadataTtl::Fixed(Ttl::For(Duration::from_secs(5)));
+    let world = World::with(&["p/d/f"], five_seconds, Duration::from_secs(1));
+    world.fill("p/", 3_000);
+    assert_eq!(world.readdir("p/").await.unwrap()[0], "d/");
+    world.store.delete("p/d/f");
+    world.store.put("p/d", "");
+    pass(6_000).await;
+    assert_eq!(world.lookup("p/d").await, "file 0");
+    assert!(matches!(world.open("p/d/").await, Err(FsError::NotFound)));
+    (0..8).for_each(|_| world.store.fault(0, Fault::Fail(StoreErrorKind::Unreachable)));
+    assert_eq!(world.lookup("p/d").await, "file 0");
+    assert_eq!(world.readdir("p/").await.unwrap()[0], "d");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_name_found_by_lookup_is_in_the_next_listing() {
     let world = World::new(&[]);
