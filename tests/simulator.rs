@@ -298,7 +298,7 @@ fn faults_hit_what_is_in_scope() {
     assert_eq!(fixture.sim.counts().faults, 3);
 }
 
-/// A stalled body gives its first bytes and then neither more nor an end.
+/// A stalled body gives its first bytes and then neither more nor an end, or not for some time.
 #[test]
 fn bodies_stall() {
     let fixture = Fixture::new();
@@ -311,6 +311,10 @@ fn bodies_stall() {
         let rest = async { while body.next().await.is_some() {} };
         assert!(tokio::time::timeout(Duration::from_millis(100), rest).await.is_err(), "ended");
     });
+    fixture.sim.shape(|shaping| shaping.stall_for = Some(Duration::from_millis(50)));
+    let start = Instant::now();
+    assert_eq!(fixture.get("a").expect("the rest comes").len(), 1_000_000);
+    assert!(start.elapsed() >= Duration::from_millis(50));
 }
 
 /// A reset reaches the client as one, not as an orderly end of the connection.

@@ -61,9 +61,12 @@ struct Args {
     /// One body in so many breaks off in its middle
     #[arg(long)]
     cuts_one_in: Option<u64>,
-    /// One body in so many stops in its middle for ever
+    /// One body in so many stops in its middle
     #[arg(long)]
     stalls_one_in: Option<u64>,
+    /// How long it does [default: for ever]
+    #[arg(long, value_parser = humantime::parse_duration)]
+    stall_for: Option<Duration>,
     /// One connection in so many requests is reset
     #[arg(long)]
     resets_one_in: Option<u64>,
@@ -154,6 +157,7 @@ fn shaping(args: &Args) -> Shaping {
         errors: one_in(args.errors_one_in),
         cuts: one_in(args.cuts_one_in),
         stalls: one_in(args.stalls_one_in),
+        stall_for: args.stall_for,
         resets: one_in(args.resets_one_in),
         ..base
     }

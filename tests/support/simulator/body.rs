@@ -99,7 +99,8 @@ enum Ending {
     Whole,
     /// At this byte.
     Cut(u64),
-    Stall(u64),
+    /// At this byte; for so long, or for ever.
+    Stall(u64, Option<Duration>),
     /// Everything before the cut is on its way.
     Close,
 }
@@ -118,7 +119,7 @@ impl ShapedBody {
         let ending = match fate.outcome {
             Outcome::Cut(fraction) => Ending::Cut(inside(length, fraction)),
             Outcome::CutAfter(place) if place < length => Ending::Cut(place),
-            Outcome::Stall(fraction) => Ending::Stall(inside(length, fraction)),
+            Outcome::Stall(fraction) => Ending::Stall(inside(length, fraction), fate.stall_for),
             _ => Ending::Whole,
         };
         let pacing = fate.bandwidth.map(|bandwidth| (Arc::clone(pace), bandwidth));
@@ -156,7 +157,7 @@ impl ShapedBody {
         if self.line.is_some() {
             portion = portion.min(PACKET);
         }
-        if let Ending::Cut(place) | Ending::Stall(place) = self.ending {
+        if let Ending::Cut(place) | Ending::Stall(place, _) = self.ending {
             portion = portion.min(place - self.sent);
         }
         if let Some(due) = self.due.last() {
@@ -214,7 +215,15 @@ impl Body for ShapedBody {
             }
             Ending::Close => return Poll::Ready(Some(Err(CutShort))),
             // Nobody wakes this body; it goes when the client closes the connection.
-            Ending::Stall(place) if this.sent == place => return Poll::Pending,
+            Ending::Stall(place, None) if this.sent == place => return Poll::Pending,
+            Ending::Stall(place, Some(time)) if this.sent == place => {
+                this.ending = Ending::Whole;
+                let mut sleep = Box::pin(tokio::time::sleep(time));
+                if sleep.as_mut().poll(ctx).is_pending() {
+                    this.sleep = Some(sleep);
+                    return Poll::Pending;
+                }
+            }
             _ => (),
         }
         while this.held.is_empty() {

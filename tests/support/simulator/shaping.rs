@@ -34,8 +34,10 @@ pub(crate) struct Shaping {
     pub(crate) cuts: Share,
     /// Bodies that are longer end after so many bytes, with the connection.
     pub(crate) cut_after: Option<u64>,
-    /// Bodies that stop in their middle for ever.
+    /// Bodies that stop in their middle.
     pub(crate) stalls: Share,
+    /// How long they do; `None` is for ever.
+    pub(crate) stall_for: Option<Duration>,
     /// Which requests `slow` and the faults choose from and count.
     pub(crate) scope: Scope,
     pub(crate) seed: u64,
@@ -95,6 +97,7 @@ impl Default for Shaping {
             cuts: Share::None,
             cut_after: None,
             stalls: Share::None,
+            stall_for: None,
             scope: Scope::default(),
             seed: 1,
         }
@@ -120,6 +123,7 @@ pub(crate) struct Fate {
     pub(crate) outcome: Outcome,
     pub(crate) bandwidth: Option<u64>,
     pub(crate) line: Option<u64>,
+    pub(crate) stall_for: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -183,9 +187,11 @@ impl Shaper {
             Kind::Put | Kind::Delete | Kind::Other => Duration::ZERO,
         };
         let (bandwidth, line) = (shaping.bandwidth_per_connection, shaping.line);
+        let stall_for = shaping.stall_for;
         let scope = &shaping.scope;
         if !scope.kinds.contains(&call.kind) || !call.subject().starts_with(&scope.prefix) {
-            return Fate { delay: latency, outcome: Outcome::Serve, bandwidth, line };
+            let outcome = Outcome::Serve;
+            return Fate { delay: latency, outcome, bandwidth, line, stall_for };
         }
         self.n_in_scope += 1;
         let dice = Dice { seed: self.shaping.seed, number: self.n_in_scope };
@@ -194,7 +200,7 @@ impl Shaper {
             true => Outcome::Error(InjectedError::SlowDown),
             false => self.shaping.outcome(dice, call.kind),
         };
-        Fate { delay: latency + slow, outcome, bandwidth, line }
+        Fate { delay: latency + slow, outcome, bandwidth, line, stall_for }
     }
 }
 
