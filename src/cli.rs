@@ -13,9 +13,9 @@ use std::path::PathBuf;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use tracing::level_filters::LevelFilter;
 
-pub use self::commands::RefreshArgs;
+pub use self::commands::{ListArgs, RefreshArgs, UmountArgs};
 use self::sentences::Form;
-use self::words::Asked;
+use self::words::{Asked, Name};
 use crate::config::{MetadataTtl, MountFlag, Ttl, values};
 
 const BUCKET: &str = "Bucket and credentials";
@@ -39,8 +39,9 @@ Exit codes: 0 mounted (with --foreground: unmounted), 2 usage or configuration,
 3 no credentials, 4 denied, 5 no such bucket, 6 network or server, 7 mount point,
 8 FUSE, 128 + N ended by signal N, 1 anything else.
 
-To unmount: umount /mnt/s3, without root fusermount3 -u /mnt/s3. To see at once
-what has changed in the bucket: s3mount refresh /mnt/s3/dir.
+To unmount: s3mount umount /mnt/s3, also where nothing answers; what is mounted:
+s3mount list. To see at once what has changed in the bucket:
+s3mount refresh /mnt/s3/dir.
 
 Examples:
   s3mount myfiles /mnt/s3
@@ -55,6 +56,8 @@ In /etc/fstab:
     name = "s3mount",
     version,
     override_usage = "s3mount [OPTIONS] BUCKET[/PREFIX] DIR\n       \
+        s3mount umount [--lazy] [--force] [--json] DIR... | --all\n       \
+        s3mount list [--json]\n       \
         s3mount refresh [--recursive] [--json] PATH",
     after_help = AFTER_HELP,
     max_term_width = 100,
@@ -245,22 +248,31 @@ const ID_MAX: i64 = u32::MAX as i64 - 1;
 pub enum Typed {
     Mount(Box<Args>),
     Refresh(RefreshArgs),
+    Umount(UmountArgs),
+    List(ListArgs),
 }
 
 /// Understands the words of a command line, the program's name first. `--help`, `--version` and
 /// `help` come back as errors with exit code 0.
 pub fn understand(typed: &[OsString]) -> Result<Typed, clap::Error> {
-    let help = || vec!["--help".into()];
     match words::check(&Args::command(), typed)? {
         Asked::Mount => parse(typed).map(|args| Typed::Mount(Box::new(args))),
         Asked::Help => {
             parse(&["s3mount".into(), "--help".into()]).map(|args| Typed::Mount(Box::new(args)))
         }
-        Asked::HelpOn(_) => commands::refresh(help()).map(Typed::Refresh),
-        Asked::Command(_, place) => {
+        Asked::HelpOn(name) => command(name, vec!["--help".into()]),
+        Asked::Command(name, place) => {
             let words = typed.iter().enumerate().skip(1).filter(|(at, _)| *at != place);
-            commands::refresh(words.map(|(_, word)| word.clone()).collect()).map(Typed::Refresh)
+            command(name, words.map(|(_, word)| word.clone()).collect())
         }
+    }
+}
+
+fn command(name: Name, words: Vec<OsString>) -> Result<Typed, clap::Error> {
+    match name {
+        Name::Refresh => commands::parse(words, &Form::REFRESH).map(Typed::Refresh),
+        Name::Umount => commands::parse(words, &Form::UMOUNT).map(Typed::Umount),
+        Name::List => commands::parse(words, &Form::LIST).map(Typed::List),
     }
 }
 

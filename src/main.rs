@@ -4,8 +4,9 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use s3mount::cli::{self, Args, RefreshArgs, Typed};
+use s3mount::cli::{self, Args, ListArgs, RefreshArgs, Typed, UmountArgs};
 use s3mount::config::{Config, Environment};
+use s3mount::control::Umount;
 use s3mount::{StartError, StartErrorKind, control, log, mount};
 
 fn main() -> ExitCode {
@@ -18,6 +19,10 @@ fn main() -> ExitCode {
         Ok(Typed::Refresh(RefreshArgs { path, recursive, json })) => {
             control::refresh(&path, recursive, json).map(|()| 0)
         }
+        Ok(Typed::Umount(UmountArgs { dirs, lazy, force, all, json })) => {
+            control::umount(&Umount { all, dirs, lazy, force, json })
+        }
+        Ok(Typed::List(ListArgs { json })) => control::list(json).map(|()| 0),
         // What was asked for: help or the version.
         Err(err) if err.exit_code() == 0 => {
             // A closed pipe is no reason to complain.

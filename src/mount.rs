@@ -21,10 +21,12 @@ pub(crate) mod sys;
 use std::io;
 use std::path::PathBuf;
 
+pub(crate) use attach::{By, Manner, take_away};
 pub(crate) use live::apart;
 use live::{Ended, start_runtime};
 pub use live::{Mount, UnmountError};
 use point::Target;
+pub(crate) use point::turn;
 pub use report::Report;
 use signals::Signals;
 use start_error::signal_exit_code;
@@ -64,7 +66,7 @@ pub fn run(config: &Config) -> Result<u8, StartError> {
 
     // A dead mount that was there before the start is better than an empty directory.
     let dir: Option<PathBuf> = match &target {
-        Target::Dead(_) => None,
+        Target::Dead(_) | Target::Died(_) => None,
         target => target.dir().map(Into::into),
     };
     let result = report::in_background(ready, json, |report| body(config, target, report));

@@ -34,9 +34,10 @@ pub(crate) const FS_TYPE: &str = "fuse.s3mount";
 /// One mount.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Entry {
-    id: u64,
+    /// Nobody else's while it is mounted.
+    pub(crate) id: u64,
     /// The mount that it is in.
-    parent: u64,
+    pub(crate) parent: u64,
     pub(crate) device: DeviceNumber,
     /// What of the file system is shown: `/` is all.
     pub(crate) root: PathBuf,
@@ -66,6 +67,27 @@ impl Table {
     #[cfg(test)]
     pub(crate) fn of(lines: &[&str]) -> Self {
         Self(lines.iter().filter_map(|line| parse_line(line.as_bytes())).collect())
+    }
+
+    /// Those of ours, in the order of mounting.
+    pub(crate) fn ours(&self) -> impl Iterator<Item = &Entry> {
+        self.0.iter().filter(|entry| entry.fs_type == FS_TYPE)
+    }
+
+    pub(crate) fn by_id(&self, id: u64) -> Option<&Entry> {
+        self.0.iter().find(|entry| entry.id == id)
+    }
+
+    /// What is mounted in or upon it.
+    pub(crate) fn children(&self, id: u64) -> impl Iterator<Item = &Entry> {
+        self.0.iter().filter(move |entry| entry.parent == id && entry.id != id)
+    }
+
+    /// How many mounts it lies in and upon.
+    pub(crate) fn depth(&self, entry: &Entry) -> usize {
+        let above = |entry: &&Entry| self.by_id(entry.parent).filter(|it| it.id != entry.id);
+        // A table that is read while it changes may have a circle.
+        std::iter::successors(Some(entry), above).take(self.0.len()).count()
     }
 
     /// The mount that `path` is in, an absolute path without links, as the kernel finds it: from the

@@ -36,4 +36,5 @@ mod rotation;
 mod semantics;
 mod simulator;
 mod small;
+mod umount;
 mod walks;

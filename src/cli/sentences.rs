@@ -34,6 +34,22 @@ impl Form {
         words: &[("PATH", "PATH is what to forget, somewhere in a mount")],
         all_words: "",
     };
+
+    pub(super) const UMOUNT: Self = Self {
+        usage: super::commands::UMOUNT_USAGE,
+        help: "s3mount umount --help",
+        too_many: "DIRs are unmounted",
+        words: &[("DIR", "DIR is the directory that a bucket is mounted on")],
+        all_words: "",
+    };
+
+    pub(super) const LIST: Self = Self {
+        usage: super::commands::LIST_USAGE,
+        help: "s3mount list --help",
+        too_many: "a list is of all mounts; a bucket that is called list is written s3://list",
+        words: &[],
+        all_words: "",
+    };
 }
 
 /// Leaves `--help` and `--version`, which clap calls errors, as they are.
@@ -64,7 +80,7 @@ fn sentence(err: &Error, form: &Form) -> String {
             format!("'{option}' is one word too many: {}; {see}", form.too_many)
         }
         ErrorKind::MissingRequiredArgument => {
-            let missing = option.replace(['<', '>'], "");
+            let missing = option.replace(['<', '>'], "").replace("...", "");
             let (is, what) = match form.words.iter().find(|(word, _)| *word == missing) {
                 Some((_, what)) => ("is", *what),
                 None => ("are", form.all_words),

@@ -37,21 +37,31 @@ pub(super) enum Asked {
     Mount,
     Help,
     /// Of the command of this name.
-    HelpOn(&'static str),
+    HelpOn(Name),
     /// The command of this name, which is the word at this place.
-    Command(&'static str, usize),
+    Command(Name, usize),
 }
 
-/// The commands that there are. As their words are paths, the rule of two words does not hold for
-/// them: it would mount where a mount was to be asked.
-const AVAILABLE: &[&str] = &["refresh"];
+/// A command that there is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Name {
+    Refresh,
+    Umount,
+    List,
+}
+
+/// As the words of these are paths, the rule of two words does not hold for them: it would mount where a
+/// mount was to be asked.
+const AVAILABLE: [(&str, Name); 3] =
+    [("refresh", Name::Refresh), ("umount", Name::Umount), ("list", Name::List)];
 
 /// Refuses a command line whose first word is reserved for a later command. Two words whose second has
 /// a `/` are a mount then.
 pub(super) fn check(command: &Command, typed: &[OsString]) -> Result<Asked, clap::Error> {
     let words = positional(command, typed);
     let word = |index: usize| words.get(index).and_then(|(_, word)| word.to_str());
-    let available = |word: &str| AVAILABLE.iter().copied().find(|command| *command == word);
+    let available =
+        |word: &str| AVAILABLE.iter().find(|(name, _)| *name == word).map(|(_, command)| *command);
     let Some(first) = word(0) else { return Ok(Asked::Mount) };
     if let Some(command) = available(first) {
         return Ok(Asked::Command(command, words[0].0));
@@ -137,12 +147,12 @@ mod tests {
             "status --watch",
             "warm myfiles/data /mnt/s3",
             "exec myfiles ls /tmp",
-            "--region eu-west-1 list",
-            "--region=eu-west-1 -f list",
-            "-o ro list",
-            "-fo ro list",
-            "-oro list",
-            "-- list",
+            "--region eu-west-1 top",
+            "--region=eu-west-1 -f top",
+            "-o ro top",
+            "-fo ro top",
+            "-oro top",
+            "-- top",
         ] {
             let text = refusal(line).expect(line);
             assert!(text.starts_with("2 error: `"), "{line}: {text}");
@@ -163,7 +173,7 @@ mod tests {
     #[test]
     fn help_is_help() {
         assert_eq!((asked("help"), asked("help status")), (Asked::Help, Asked::Help));
-        assert_eq!(asked("help refresh"), Asked::HelpOn("refresh"));
+        assert_eq!(asked("help refresh"), Asked::HelpOn(Name::Refresh));
     }
 
     #[test]
@@ -175,8 +185,10 @@ mod tests {
             ("--json refresh -r /mnt/s3", 2),
             ("-- refresh /mnt/s3", 2),
         ] {
-            assert_eq!(asked(line), Asked::Command("refresh", place), "{line}");
+            assert_eq!(asked(line), Asked::Command(Name::Refresh, place), "{line}");
         }
+        assert_eq!(asked("umount /mnt/s3"), Asked::Command(Name::Umount, 1));
+        assert_eq!(asked("list /mnt/s3"), Asked::Command(Name::List, 1));
         assert_eq!(asked("s3://refresh /mnt/s3"), Asked::Mount);
         assert_eq!(asked("myfiles refresh"), Asked::Mount, "a directory may have any name");
     }

@@ -1,24 +1,18 @@
-//! The other end: which mount a path is in, and asking that mount.
-//!
-//! No file system of ours is touched on the way, as its process may hang or be dead: links are followed
-//! outside of it only (inside there are none), and the mount table tells the rest.
+//! The other end: which mount a path is in, and asking that mount. No file system of ours is touched on
+//! the way, as its process may hang or be dead.
 
-use std::ffi::OsString;
 use std::io;
-use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
+use std::path::{Component, Path};
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::UnixStream;
-use tokio::time::timeout;
 
-use super::folder::{Folder, socket_name};
+use super::connection::{self, NoConnection, SILENCE_MAX};
+use super::place::{self, ReadLink};
 use super::protocol::{Answer, RefusalKind, Request};
-use crate::config::{effective_user, runtime_dir};
+use crate::config::effective_user;
 use crate::error::one_line;
 use crate::mount::{StartError, StartErrorKind};
-use crate::mountinfo::{Entry, FS_TYPE, Table};
+use crate::mountinfo::{Entry, Table};
 
 /// A path in a mount.
 #[derive(Debug)]
@@ -28,41 +22,18 @@ pub(super) struct Target {
     pub(super) path: String,
 }
 
-/// The kernel's own bound (path_resolution(7)).
-const LINKS_MAX: usize = 40;
-
-/// A mount that lives says so every 2 s.
-const SILENCE_MAX: Duration = Duration::from_secs(10);
-
-/// All answers together; far more than there is to say.
-const ANSWER_BYTES_MAX: u64 = 1 << 20;
-
 impl Target {
     /// Where `path` is. It need not exist.
     pub(super) fn find(path: &Path) -> Result<Self, StartError> {
-        let absolute = std::path::absolute(path)
-            .map_err(|err| wrong(format!("{} cannot be looked for: {err}", path.display())))?;
-        let table = Table::read()
-            .map_err(|err| StartError::unexpected("cannot read /proc/self/mountinfo", &err))?;
-        Self::find_in(&table, &absolute, &|link| std::fs::read_link(link).ok())
+        Self::find_in(&place::table()?, &place::absolute(path)?, &place::read_link)
     }
 
-    fn find_in(
-        table: &Table,
-        path: &Path,
-        read_link: &dyn Fn(&Path) -> Option<PathBuf>,
-    ) -> Result<Self, StartError> {
-        let ours = |path: &Path| table.containing(path).filter(|entry| entry.fs_type == FS_TYPE);
-        let resolved = resolve(path, &|path| match ours(path) {
-            Some(_) => None,
-            None => read_link(path),
-        });
-        let resolved = resolved
-            .ok_or_else(|| wrong(format!("{} has too many symbolic links", path.display())))?;
-        let Some(mount) = ours(&resolved) else {
+    fn find_in(table: &Table, path: &Path, read_link: ReadLink<'_>) -> Result<Self, StartError> {
+        let resolved = place::resolved(table, path, read_link)?;
+        let Some(mount) = place::ours(table, &resolved) else {
             return Err(wrong(format!(
-                "{} is not in a mount of s3mount; name a path below a directory that `mount -t \
-                 {FS_TYPE}` lists",
+                "{} is not in a mount of s3mount; name a path below a directory that `s3mount \
+                 list` shows",
                 path.display()
             )));
         };
@@ -82,8 +53,9 @@ impl Target {
 
     /// Has the mount do what is asked, and gives its answer.
     pub(super) async fn ask(&self, request: &Request) -> Result<Value, StartError> {
-        let stream = self.connect().await?;
-        let answer = timeout_of(converse(stream, request)).await;
+        let stream = connection::open(&self.mount, SILENCE_MAX).await;
+        let stream = stream.map_err(|err| self.not_connected(err))?;
+        let answer = connection::converse(stream, request, SILENCE_MAX).await;
         let shown = self.mount.mount_point.display();
         match answer {
             Ok(Answer::Result(result)) => Ok(result),
@@ -117,124 +89,51 @@ impl Target {
         }
     }
 
-    async fn connect(&self) -> Result<UnixStream, StartError> {
-        let (uid, _) = effective_user();
-        let owner = self.mount.owner.unwrap_or(uid);
-        // Whom the socket may belong to: who mounted, root, or whoever asks.
-        let owners = [owner, 0, uid];
-        let name = socket_name(self.mount.device);
-        let places = Folder::candidates(runtime_dir().as_deref(), owner);
-        let mut dead = false;
-        for path in &places {
-            let found = Folder::of_client(path, &owners);
-            let connected = match &found {
-                Ok(folder) => {
-                    let connecting = UnixStream::connect(folder.join(&name));
-                    timeout_of(connecting).await
-                }
-                Err(err) => Err(err.kind().into()),
-            };
-            match connected {
-                Ok(stream) => {
-                    let peer = stream.peer_cred().map(|peer| peer.uid());
-                    if peer.is_ok_and(|peer| owners.contains(&peer)) {
-                        return Ok(stream);
-                    }
-                }
-                Err(err) if err.kind() == io::ErrorKind::TimedOut => {
-                    return Err(self.silent());
-                }
-                Err(err) => dead |= err.kind() == io::ErrorKind::ConnectionRefused,
-            }
-        }
+    fn not_connected(&self, err: NoConnection) -> StartError {
         let (shown, source) = (self.mount.mount_point.display(), one_line(&self.mount.source));
-        Err(if dead {
-            wrong(format!(
+        match err {
+            NoConnection::Silent => {
+                other(format!("the mount on {shown} takes no connection; look into its log"))
+            }
+            NoConnection::Dead => wrong(format!(
                 "the s3mount of {source} on {shown} has ended without unmounting; unmount it, and \
                  mount again"
-            ))
-        } else if uid != owner && uid != 0 {
-            self.not_allowed()
-        } else {
-            let places: Vec<_> = places.iter().map(|path| path.display().to_string()).collect();
-            wrong(format!(
-                "the s3mount of {source} on {shown} has no control socket in {}; set the \
-                 XDG_RUNTIME_DIR that it was mounted with, or mount again with one",
-                places.join(", ")
-            ))
-        })
+            )),
+            NoConnection::Absent(_) if !is_mine(&self.mount) => self.not_allowed(),
+            NoConnection::Absent(places) => {
+                let places: Vec<_> = places.iter().map(|path| path.display().to_string()).collect();
+                wrong(format!(
+                    "the s3mount of {source} on {shown} has no control socket in {}; set the \
+                     XDG_RUNTIME_DIR that it was mounted with, or mount again with one",
+                    places.join(", ")
+                ))
+            }
+        }
     }
 
     fn not_allowed(&self) -> StartError {
-        let shown = self.mount.mount_point.display();
-        let owner = self.mount.owner.map_or("another user".to_owned(), |uid| match uid {
-            0 => "root".to_owned(),
-            uid => format!("the user {uid}"),
-        });
         let sentence = format!(
-            "{shown} was mounted by {owner}: only that user and root may command it; use sudo, or \
-             ask them"
+            "{} was mounted by {}: only that user and root may command it; use sudo, or ask them",
+            self.mount.mount_point.display(),
+            owner(&self.mount)
         );
         StartError::new(StartErrorKind::Denied, sentence)
     }
-
-    fn silent(&self) -> StartError {
-        let shown = self.mount.mount_point.display();
-        other(format!("the mount on {shown} takes no connection; look into its log"))
-    }
 }
 
-async fn timeout_of<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    timeout(SILENCE_MAX, work).await?
+/// Whether who asks may command the mount.
+pub(super) fn is_mine(mount: &Entry) -> bool {
+    let (uid, _) = effective_user();
+    uid == 0 || mount.owner.is_none_or(|owner| owner == uid)
 }
 
-async fn converse(mut stream: UnixStream, request: &Request) -> io::Result<Answer> {
-    stream.write_all(request.to_line().as_bytes()).await?;
-    let mut reader = BufReader::new(stream.take(ANSWER_BYTES_MAX));
-    loop {
-        let mut line = Vec::new();
-        if timeout_of(reader.read_until(b'\n', &mut line)).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        match Answer::from_line(&line) {
-            Some(Answer::GoesOn) => {}
-            Some(answer) => return Ok(answer),
-            None => return Err(io::ErrorKind::InvalidData.into()),
-        }
+/// Who mounted it, in words.
+pub(super) fn owner(mount: &Entry) -> String {
+    match mount.owner {
+        None => "another user".to_owned(),
+        Some(0) => "root".to_owned(),
+        Some(uid) => format!("the user {uid}"),
     }
-}
-
-/// The absolute `path` without `.`, `..` and links; `None` where the links go round in circles.
-fn resolve(path: &Path, read_link: &dyn Fn(&Path) -> Option<PathBuf>) -> Option<PathBuf> {
-    let words = |path: &Path| -> Vec<OsString> {
-        path.components().rev().map(|part| part.as_os_str().to_owned()).collect()
-    };
-    // The next at the end.
-    let mut left = words(path);
-    let (mut resolved, mut n_links) = (PathBuf::from("/"), 0);
-    while let Some(word) = left.pop() {
-        match &*word.to_string_lossy() {
-            "." => {}
-            ".." => {
-                resolved.pop();
-            }
-            "/" => resolved = PathBuf::from("/"),
-            _ => {
-                let next = resolved.join(&word);
-                match read_link(&next) {
-                    Some(target) => {
-                        n_links += 1;
-                        left.extend(words(&target));
-                    }
-                    None => resolved = next,
-                }
-            }
-        }
-        if n_links > LINKS_MAX {
-            return None;
-        }
-    }
-    Some(resolved)
 }
 
 fn wrong(sentence: String) -> StartError {
@@ -247,6 +146,8 @@ fn other(sentence: String) -> StartError {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     fn links(path: &Path) -> Option<PathBuf> {

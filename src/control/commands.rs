@@ -3,6 +3,7 @@
 use std::sync::Weak;
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::protocol::{Refusal, RefusalKind, Request};
 use crate::fs::FileSystem;
@@ -14,11 +15,12 @@ pub(crate) struct Commands {
     fs: Weak<FileSystem>,
     /// `s3://bucket/prefix`, for people.
     source: String,
+    began: Instant,
 }
 
 impl Commands {
     pub(crate) fn new(fs: Weak<FileSystem>, source: &str) -> Self {
-        Self { fs, source: source.to_owned() }
+        Self { fs, source: source.to_owned(), began: Instant::now() }
     }
 
     pub(super) async fn run(&self, request: Request) -> Result<Value, Refusal> {
@@ -34,6 +36,7 @@ impl Commands {
                 tracing::info!("{source} is asked for anew");
                 Ok(json!({ "source": source, "directories": n_directories, "names": n_names }))
             }
+            Request::State => Ok(json!({ "seconds": self.began.elapsed().as_secs() })),
         }
     }
 }

@@ -2,24 +2,33 @@
 //! of JSON, and the mount answers in one.
 //!
 //! Reading order: `protocol` (what goes over the socket; pure), `folder` (where sockets are, and who
-//! may get at them), `server` (bounds, and who is heard), `commands` (what a mount does), `client` (which
-//! mount a path is in, and asking it), `refresh` (the command of that name).
+//! may get at them), `server` (bounds, and who is heard), `commands` (what a mount does), `place` (where a
+//! path leads), `connection` (a client's), `client` (which mount a path is in, and asking it), `process`
+//! (who serves a mount), `holders` (who uses it), and the commands `refresh`, `umount` and `list`.
 //!
 //! Invariants: a client is root or the user who mounted. Nothing secret goes over the socket. Every
 //! connection, line and wait has a bound, so that no client holds up the mount or another client for
-//! long. `server` and what is below knows the file system and not what mounts it; `client` and above
+//! long. No client touches a mount, which may hang. `server` and what is below knows the file system and not what mounts it; `client` and above
 //! belong to another process and know the mount table alone.
 
 mod client;
 mod commands;
+mod connection;
 mod folder;
+mod holders;
+mod list;
+mod place;
+mod process;
 mod protocol;
 mod refresh;
 mod server;
+mod umount;
 
 pub(crate) use self::commands::Commands;
+pub use self::list::list;
 pub use self::refresh::refresh;
 pub(crate) use self::server::{Control, NoControl};
+pub use self::umount::{Umount, umount};
 
 /// Understands a line as the mount does, and as the command does, for fuzzing.
 ///

@@ -20,6 +20,8 @@ pub(super) enum Request {
         path: String,
         recursive: bool,
     },
+    /// Whether the mount answers, and since when it serves.
+    State,
 }
 
 /// Why a request is not done.
@@ -53,8 +55,12 @@ pub(super) enum Answer {
 
 impl Request {
     pub(super) fn to_line(&self) -> String {
-        let Self::Refresh { path, recursive } = self;
-        let mut message = json!({ "command": "refresh", "path": path, "recursive": recursive });
+        let mut message = match self {
+            Self::Refresh { path, recursive } => {
+                json!({ "command": "refresh", "path": path, "recursive": recursive })
+            }
+            Self::State => json!({ "command": "state" }),
+        };
         message["version"] = VERSION.into();
         format!("{message}\n")
     }
@@ -83,6 +89,7 @@ impl Request {
                     recursive: recursive.ok_or_else(|| malformed("has no `recursive`"))?,
                 })
             }
+            Some("state") => Ok(Self::State),
             _ => Err(Refusal {
                 kind: RefusalKind::Version,
                 message: "the mount does not know the command".to_owned(),
@@ -146,6 +153,7 @@ mod tests {
 
     #[test]
     fn a_request_crosses_the_socket_unchanged() {
+        assert_eq!(Request::from_line(Request::State.to_line().as_bytes()), Ok(Request::State));
         for path in ["", "a", "a/\u{e9}\n\"b\"", &"\u{1}".repeat(1024)] {
             for recursive in [false, true] {
                 let request = Request::Refresh { path: path.to_owned(), recursive };

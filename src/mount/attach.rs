@@ -64,7 +64,53 @@ pub(super) fn mount(dir: &Path, config: &MountConfig) -> Result<(OwnedFd, Attach
 
 /// Detaches what is on top at `dir`, whatever it is.
 pub(super) fn detach(dir: &Path) -> io::Result<()> {
-    unmount_top(dir, true)
+    take_away(dir, Manner::Detached).map(drop)
+}
+
+/// How a mount is taken away from its directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Manner {
+    /// Not where it is in use: EBUSY.
+    Idle,
+    /// Those who use it keep it.
+    Detached,
+    /// Those who use it get errors, also those who wait now, if the kernel does it: fusermount3 has no
+    /// word for that, and detaches.
+    Aborted,
+}
+
+/// Who took a mount away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum By {
+    Kernel,
+    Helper,
+}
+
+/// Takes away what is on top at `dir`, whatever it is: with the right to umount2(2) directly, else by
+/// fusermount3. `NotFound` where that is not installed; its other failures are its words.
+pub(crate) fn take_away(dir: &Path, manner: Manner) -> io::Result<By> {
+    let flags = match manner {
+        Manner::Idle => 0,
+        Manner::Detached => libc::MNT_DETACH,
+        Manner::Aborted => libc::MNT_FORCE | libc::MNT_DETACH,
+    };
+    match sys::unmount(dir, flags) {
+        Err(err) if err.raw_os_error() == Some(libc::EPERM) => {}
+        result => return result.map(|()| By::Kernel),
+    }
+    let child = run_helper(|command| {
+        command.arg("-u").args((manner != Manner::Idle).then_some("-z")).arg("--").arg(dir);
+    })?;
+    let output = child.wait_with_output()?;
+    if output.status.success() {
+        return Ok(By::Helper);
+    }
+    let words = one_line(&String::from_utf8_lossy(&output.stderr));
+    // It has no exit codes.
+    if words.contains("resource busy") {
+        return Err(io::Error::from_raw_os_error(libc::EBUSY));
+    }
+    Err(io::Error::other(words))
 }
 
 impl Attached {
@@ -81,7 +127,7 @@ impl Attached {
         if let Some(reason) = self.hindrance() {
             return reason;
         }
-        if unmount_top(&self.dir, false).is_ok() && self.hindrance().is_some() {
+        if take_away(&self.dir, Manner::Idle).is_ok() && self.hindrance().is_some() {
             return Unmounted::Gone;
         }
         match self.detach() {
@@ -95,11 +141,11 @@ impl Attached {
         if let Some(reason) = self.hindrance() {
             return reason;
         }
-        let result = unmount_top(&self.dir, true);
+        let result = take_away(&self.dir, Manner::Detached);
         // The helper's own word is not enough: a failure of its is silent.
         match (self.hindrance(), result) {
             (Some(_), _) => Unmounted::Gone,
-            (None, Ok(())) => Unmounted::Failed("it is still mounted".to_owned()),
+            (None, Ok(_)) => Unmounted::Failed("it is still mounted".to_owned()),
             (None, Err(err)) => Unmounted::Failed(err.to_string()),
         }
     }
@@ -294,21 +340,6 @@ fn mount_by_helper(dir: &Path, config: &MountConfig) -> Result<OwnedFd, StartErr
     drop(ours);
     let output = child.wait_with_output().map_err(broken)?;
     received.map_err(|_| refused(dir, &output.stderr))
-}
-
-fn unmount_top(dir: &Path, lazily: bool) -> io::Result<()> {
-    match sys::unmount(dir, lazily) {
-        Err(err) if err.raw_os_error() == Some(libc::EPERM) => {}
-        result => return result,
-    }
-    let child = run_helper(|command| {
-        command.arg("-u").args(lazily.then_some("-z")).arg("--").arg(dir);
-    })?;
-    let output = child.wait_with_output()?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }
 
 /// Starts the first helper that is installed. `NotFound` where there is none.

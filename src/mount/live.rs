@@ -329,20 +329,22 @@ async fn place(
     let (path, claim) = match target {
         Target::Descriptor(device) => return Ok((device, MountGuard::new(None), None)),
         Target::Directory { path, claim } => (path, claim),
-        Target::Dead(dir) => {
-            let _turn = point::turn(&dir).await;
-            if point::is_dead(&dir)
-                && let Some(mounted) = mount_beneath_dead(&dir, config)
-            {
+        Target::Dead(ref dir) | Target::Died(ref dir) => {
+            let _turn = point::turn(dir).await;
+            let is_dead = point::is_dead(dir);
+            if !is_dead && matches!(target, Target::Died(_)) {
+                return Err(point::unmounted_meanwhile(dir));
+            }
+            if is_dead && let Some(mounted) = mount_beneath_dead(dir, config) {
                 let (device, mount) = mounted.map_err(|err| {
                     let sentence = format!("the dead mount on {}: {err}", dir.display());
                     StartError::new(StartErrorKind::MountPoint, sentence)
                 })?;
-                warn(&point::was_dead(&dir));
+                warn(&point::was_dead(dir));
                 return Ok((device, MountGuard::new(Some(mount)), None));
             }
             // One that has mounted meanwhile is met here.
-            point::clear(&dir, warn)?
+            point::clear(dir, warn)?
         }
     };
     let (device, mount) = attach(&path, config)?;

@@ -25,6 +25,9 @@ pub(super) enum Target {
     /// Holds the mount of an s3mount that died. It stays until the bucket is proven: meanwhile
     /// programs get errors there, and not an empty directory, which would be a wrong answer.
     Dead(PathBuf),
+    /// Held the mount of the process before this one, which died: mounted anew only if it is still
+    /// there, as else somebody has unmounted it.
+    Died(PathBuf),
     /// `/dev/fd/N`: mounted, and unmounted, by someone else.
     Descriptor(OwnedFd),
 }
@@ -32,7 +35,7 @@ pub(super) enum Target {
 impl Target {
     pub(super) fn dir(&self) -> Option<&Path> {
         match self {
-            Self::Directory { path, .. } | Self::Dead(path) => Some(path),
+            Self::Directory { path, .. } | Self::Dead(path) | Self::Died(path) => Some(path),
             Self::Descriptor(_) => None,
         }
     }
@@ -77,9 +80,15 @@ pub(super) fn was_dead(dir: &Path) -> String {
     format!("{} held the mount of an s3mount that had died; it was unmounted", dir.display())
 }
 
-/// For those who replace a dead mount on `dir`, one after the other: else the second would take the
-/// first one's new mount away. `None` where the directory above cannot be locked.
-pub(super) async fn turn(dir: &Path) -> Option<File> {
+/// What is said when nothing is mounted anew on `dir`.
+pub(super) fn unmounted_meanwhile(dir: &Path) -> StartError {
+    wrong(format!("{} was unmounted meanwhile; it is not mounted anew", dir.display()))
+}
+
+/// For those who replace or unmount a dead mount on `dir`, one after the other: else the second would
+/// take the first one's new mount away, or the first one would mount what the second has unmounted.
+/// `None` where the directory above cannot be locked.
+pub(crate) async fn turn(dir: &Path) -> Option<File> {
     let above = File::open(dir.parent()?).ok()?;
     for _ in 0..TURN_TRIES {
         match above.try_lock() {

@@ -60,7 +60,7 @@ pub(super) fn keep(
                 drop((theirs, target));
                 let ended = keeper.follow(child, &ours, report)?;
                 match keeper.what_next(&ended, &dir, &mut deaths, &mut n_failed)? {
-                    Next::Start => target = Target::Dead(dir.clone()),
+                    Next::Start => target = Target::Died(dir.clone()),
                     Next::End(code) => return Ok(code),
                 }
             }
@@ -162,6 +162,10 @@ impl Keeper {
             let cut_short = self.has_served && !was_ready;
             return Ok(Next::End(if cut_short { 0 } else { code }));
         }
+        if self.has_served && !was_ready && !point::is_dead(dir) {
+            // What the start before it was to replace.
+            return Ok(self.unmounted_meanwhile(dir));
+        }
         let pause = if status.signal().is_some() {
             if !self.has_served {
                 point::take_dead_mount_of_ours_away(dir);
@@ -205,10 +209,14 @@ impl Keeper {
             return Ok(Next::End(0));
         }
         if !point::is_dead(dir) {
-            tracing::warn!("{} was unmounted meanwhile; it is not mounted anew", self.name);
-            return Ok(Next::End(0));
+            return Ok(self.unmounted_meanwhile(dir));
         }
         Ok(Next::Start)
+    }
+
+    fn unmounted_meanwhile(&self, dir: &Path) -> Next {
+        tracing::warn!("{}: {}", self.name, point::unmounted_meanwhile(dir));
+        Next::End(0)
     }
 
     /// Waits for the time, or until the end is asked for.

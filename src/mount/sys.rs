@@ -115,8 +115,9 @@ impl AsFd for HeldSignals {
     }
 }
 
-/// Waits until one of `fds` can be read from, or has ended, or the time is over.
-pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>], time: Option<Duration>) -> io::Result<()> {
+/// Waits until one of `fds` can be read from, or has ended, or the time is over. False where none can,
+/// as after a signal.
+pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>], time: Option<Duration>) -> io::Result<bool> {
     let asked =
         |fd: &BorrowedFd<'_>| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     let mut fds: Vec<libc::pollfd> = fds.iter().map(asked).collect();
@@ -128,7 +129,7 @@ pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>], time: Option<Duration>) -> i
     let result = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, millis) };
     match check(result) {
         Err(err) if err.kind() != io::ErrorKind::Interrupted => Err(err),
-        _ => Ok(()),
+        result => Ok(result.is_ok_and(|n_ready| n_ready > 0)),
     }
 }
 
@@ -154,6 +155,26 @@ fn open_file_limits() -> io::Result<libc::rlimit> {
     // SAFETY: `limits` outlives the call.
     check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limits) })?;
     Ok(limits)
+}
+
+/// A handle of the process, which stays that of this one when the number is given to another. It can be
+/// read from when the process has ended (pidfd_open(2)).
+pub(crate) fn open_process(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: takes numbers, and gives a descriptor of nobody else.
+    unsafe {
+        let number = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+        Ok(OwnedFd::from_raw_fd(check_long(number)?))
+    }
+}
+
+/// Sends a signal to the process that [`open_process`] opened.
+pub(crate) fn signal_process(process: BorrowedFd<'_>, signal: c_int) -> io::Result<()> {
+    let no_info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: takes numbers, and a pointer that may be null.
+    check_long(unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, no_info, 0)
+    })
+    .map(drop)
 }
 
 /// A session of its own: no terminal, and no signals from one.
@@ -265,10 +286,10 @@ pub(crate) fn mount_beneath(
     }
 }
 
-/// umount2(2); symbolic links are not followed.
-pub(crate) fn unmount(dir: &Path, lazily: bool) -> io::Result<()> {
+/// umount2(2) with `flags`; symbolic links are not followed.
+pub(crate) fn unmount(dir: &Path, flags: c_int) -> io::Result<()> {
     let dir = CString::new(dir.as_os_str().as_bytes())?;
-    let flags = libc::UMOUNT_NOFOLLOW | if lazily { libc::MNT_DETACH } else { 0 };
+    let flags = libc::UMOUNT_NOFOLLOW | flags;
     // SAFETY: a string with its terminating zero, which outlives the call.
     check(unsafe { libc::umount2(dir.as_ptr(), flags) }).map(drop)
 }
