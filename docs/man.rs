@@ -2,11 +2,11 @@
 
 use std::io::{self, Write};
 
-use clap::CommandFactory;
+use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 use s3mount::StartErrorKind as Kind;
-use s3mount::cli::{Args, RefreshArgs};
+use s3mount::cli::{Args, ListArgs, RefreshArgs, UmountArgs};
 
 fn main() -> io::Result<()> {
     io::stdout().write_all(&page()?)
@@ -22,12 +22,16 @@ pub(crate) fn page() -> io::Result<Vec<u8>> {
     man.render_synopsis_section(&mut page)?;
     section(&mut page, "DESCRIPTION", &DESCRIPTION)?;
     man.render_options_section(&mut page)?;
+    section(&mut page, "UMOUNT", &UMOUNT)?;
+    options(&mut page, &UmountArgs::command())?;
+    section(&mut page, "LIST", &LIST)?;
+    options(&mut page, &ListArgs::command())?;
     section(&mut page, "REFRESH", &REFRESH)?;
-    refresh_options(&mut page)?;
+    options(&mut page, &RefreshArgs::command())?;
     section(&mut page, "SIZES AND TIMES", &SIZES)?;
     list(&mut page, "ENVIRONMENT", &ENVIRONMENT)?;
     let codes = EXIT_CODES.map(|(kind, meaning)| (kind.exit_code().to_string(), meaning));
-    let zero = ("0".to_owned(), "mounted; with --foreground, unmounted again; refresh: forgotten");
+    let zero = ("0".to_owned(), "mounted; with --foreground, unmounted again; of a command: done");
     let all: Vec<(String, &str)> = std::iter::once(zero).chain(codes).collect();
     let all: Vec<(&str, &str)> = all.iter().map(|(code, text)| (code.as_str(), *text)).collect();
     list(&mut page, "EXIT STATUS", &all)?;
@@ -40,9 +44,23 @@ const DESCRIPTION: [&str; 3] = [
     "Shows an S3 bucket, or what lies below a prefix of it, as an ordinary read-only directory, so \
      that every program can read it. Credentials and region are found as by the AWS command line.",
     "The command returns when the mount answers, or prints one sentence that says why it does not \
-     come about. Unmount with umount as root, else with fusermount3 -u, or end the process by SIGTERM.",
+     come about. Unmount with s3mount umount, or end the process by SIGTERM.",
     "An open file gives the bytes of one version or an error, never a mixture; a server that does \
      not answer is never an empty directory or a missing file.",
+];
+
+const UMOUNT: [&str; 2] = [
+    "s3mount umount [--lazy] [--force] [--json] DIR... unmounts, also where S3 does not answer, and \
+     where the process that serves is stopped or dead: the mount is not touched. What is in use \
+     stays, and its users are named. It returns when the process has ended, or after 10 s. A mount \
+     with --auto-remount is not mounted anew.",
+    "Only root and the user who mounted may. Without root it needs fusermount3.",
+];
+
+const LIST: [&str; 1] = [
+    "s3mount list [--json] prints a line for each mount: its directory, what is mounted, the process \
+     that serves it, who mounted it, and whether it is serving, not answering, stopped, dead, or \
+     unknown, where the user may not ask. A mount that hangs does not hinder the list.",
 ];
 
 const REFRESH: [&str; 2] = [
@@ -68,7 +86,7 @@ const ENVIRONMENT: [(&str, &str); 6] = [
     ("AWS_REGION", "the bucket's region, corrected by the bucket's own answer"),
     ("AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL", "the address of another S3 server"),
     ("AWS_CA_BUNDLE", "a PEM file of authorities that are trusted instead of the system's"),
-    ("XDG_RUNTIME_DIR", "where the control socket of a mount is, which refresh asks"),
+    ("XDG_RUNTIME_DIR", "where the control socket of a mount is, which refresh and list ask"),
 ];
 
 const EXIT_CODES: [(Kind, &str); 8] = [
@@ -77,26 +95,27 @@ const EXIT_CODES: [(Kind, &str); 8] = [
     (Kind::NoCredentials, "no credentials were found"),
     (
         Kind::Denied,
-        "a permission is missing, or the key is wrong or has expired; refresh: the mount is \
-         another user's",
+        "a permission is missing, or the key is wrong or has expired; umount, refresh: the mount \
+         is another user's",
     ),
     (Kind::NotFound, "no such bucket"),
     (Kind::Network, "network or server"),
     (
         Kind::MountPoint,
-        "the mount point: absent, not a directory, in use, not permitted; refresh: PATH is in no \
-         mount that can be asked",
+        "the mount point: absent, not a directory, in use, not permitted; umount: DIR is in use, or no \
+         mount of s3mount; refresh: PATH is in no mount that can be asked",
     ),
     (Kind::Fuse, "no /dev/fuse, no fusermount3, refused by the kernel"),
 ];
 
-const EXAMPLES: [(&str, &str); 5] = [
+const EXAMPLES: [(&str, &str); 6] = [
     ("s3mount myfiles /mnt/s3", "mounts a bucket"),
     (
         "s3mount s3://myfiles/some/prefix /mnt/s3 --region eu-west-1",
         "mounts what is below a prefix",
     ),
     ("s3mount --no-sign-request --foreground public-data /mnt/s3", "needs no credentials"),
+    ("s3mount umount /mnt/s3", "unmounts it"),
     ("s3mount refresh /mnt/s3/incoming", "shows at once what was uploaded there"),
     (
         "myfiles /mnt/s3 fuse.s3mount ro,_netdev,allow_other,profile=work 0 0",
@@ -104,8 +123,7 @@ const EXAMPLES: [(&str, &str); 5] = [
     ),
 ];
 
-fn refresh_options(page: &mut Vec<u8>) -> io::Result<()> {
-    let command = RefreshArgs::command();
+fn options(page: &mut Vec<u8>, command: &Command) -> io::Result<()> {
     let mut roff = Roff::new();
     for option in command.get_opts() {
         let long = option.get_long().map(|name| format!("--{name}"));

@@ -16,8 +16,10 @@ const CONFIGURATION: &str = include_str!("../docs/CONFIGURATION.md");
 fn the_options_are_documented() {
     let documented = documented_options(CONFIGURATION);
     let mut offered = offered_options(&help(&["--help"]));
-    for (option, default) in offered_options(&help(&["refresh", "--help"])) {
-        offered.entry(option).or_insert(default);
+    for command in ["refresh", "umount", "list"] {
+        for (option, default) in offered_options(&help(&[command, "--help"])) {
+            offered.entry(option).or_insert(default);
+        }
     }
     offered.retain(|option, _| option != "--help" && option != "--version");
     assert!(offered.len() > 20, "{offered:?}");

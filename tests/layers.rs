@@ -14,7 +14,7 @@ const ALLOWED: [(&str, &[&str]); 6] = [
 ];
 
 /// Which layers a layer must not know.
-const FORBIDDEN: [(&str, &[&str]); 11] = [
+const FORBIDDEN: [(&str, &[&str]); 17] = [
     ("object", &["error", "store", "data", "tree", "fs", "fuse", "mount", "config", "control"]),
     ("store", &["data", "tree", "fs", "fuse", "mount", "control"]),
     ("data", &["tree", "fs", "fuse", "mount", "control"]),
@@ -26,7 +26,13 @@ const FORBIDDEN: [(&str, &[&str]); 11] = [
     ("control/server", &["store", "data", "tree", "fs", "fuse", "mount"]),
     ("control/commands", &["store", "data", "fuse", "mount"]),
     ("control/client", &["store", "data", "tree", "fs", "fuse"]),
+    ("control/connection", &["store", "data", "tree", "fs", "fuse"]),
+    ("control/holders", &["store", "data", "tree", "fs", "fuse"]),
+    ("control/list", &["store", "data", "tree", "fs", "fuse"]),
+    ("control/place", &["store", "data", "tree", "fs", "fuse"]),
+    ("control/process", &["store", "data", "tree", "fs", "fuse"]),
     ("control/refresh", &["store", "data", "tree", "fs", "fuse"]),
+    ("control/umount", &["store", "data", "tree", "fs", "fuse"]),
 ];
 
 /// Only `fuse` and `mount` know fuser, only `store/aws` and its credentials know the AWS SDK, and

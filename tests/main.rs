@@ -27,6 +27,7 @@ mod listings;
 mod mapped;
 mod memory;
 mod notices;
+mod ordinary;
 mod policies;
 mod programs;
 mod quirks;

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::connection::{self, NoConnection, SILENCE_MAX};
 use super::place::{self, ReadLink};
+use super::process::Servers;
 use super::protocol::{Answer, RefusalKind, Request};
 use crate::config::effective_user;
 use crate::error::one_line;
@@ -95,12 +96,15 @@ impl Target {
             NoConnection::Silent => {
                 other(format!("the mount on {shown} takes no connection; look into its log"))
             }
-            NoConnection::Dead => wrong(format!(
-                "the s3mount of {source} on {shown} has ended without unmounting; unmount it, and \
+            NoConnection::Dead(_) if Servers::look().pid(self.mount.device).is_none() => {
+                wrong(format!(
+                    "the s3mount of {source} on {shown} has ended without unmounting; unmount it, and \
                  mount again"
-            )),
-            NoConnection::Absent(_) if !is_mine(&self.mount) => self.not_allowed(),
-            NoConnection::Absent(places) => {
+                ))
+            }
+            _ if !is_mine(&self.mount) => self.not_allowed(),
+            // Of the first a dead socket was left by another mount of this number.
+            NoConnection::Dead(places) | NoConnection::Absent(places) => {
                 let places: Vec<_> = places.iter().map(|path| path.display().to_string()).collect();
                 wrong(format!(
                     "the s3mount of {source} on {shown} has no control socket in {}; set the \

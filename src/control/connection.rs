@@ -24,8 +24,9 @@ const ANSWER_BYTES_MAX: u64 = 1 << 20;
 pub(super) enum NoConnection {
     /// It takes none: it is stopped, or has no time.
     Silent,
-    /// The process that had the socket is gone.
-    Dead,
+    /// The process that had the socket is gone; it was in one of these places. Another mount of the same
+    /// number may have left it.
+    Dead(Vec<PathBuf>),
     /// There is no socket in these places, or none that this user may use.
     Absent(Vec<PathBuf>),
 }
@@ -61,7 +62,7 @@ pub(super) async fn open(mount: &Entry, patience: Duration) -> Result<UnixStream
             Err(err) => is_dead |= err.kind() == io::ErrorKind::ConnectionRefused,
         }
     }
-    Err(if is_dead { NoConnection::Dead } else { NoConnection::Absent(places) })
+    Err(if is_dead { NoConnection::Dead(places) } else { NoConnection::Absent(places) })
 }
 
 /// Says one thing and hears the answer; `TimedOut` after a silence of `patience`.

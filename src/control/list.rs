@@ -32,7 +32,7 @@ pub fn list(json: bool) -> Result<(), StartError> {
     }
     let heard = runtime.block_on(join_all(mounts.iter().map(|mount| ask(mount))));
     let servers = Servers::look();
-    let rows = mounts.iter().zip(heard);
+    let rows = mounts.iter().zip(&heard);
     let rows: Vec<Row<'_>> = rows.map(|(mount, heard)| Row::new(mount, heard, &servers)).collect();
     let text = if json {
         rows.iter().map(|row| format!("{}\n", row.to_json())).collect()
@@ -66,7 +66,7 @@ enum Said {
 async fn ask(mount: &Entry) -> Heard {
     let stream = match timeout(PATIENCE, connection::open(mount, PATIENCE)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(NoConnection::Dead)) => return Heard { said: Said::Dead, pid: None },
+        Ok(Err(NoConnection::Dead(_))) => return Heard { said: Said::Dead, pid: None },
         Ok(Err(NoConnection::Absent(_))) => return Heard { said: Said::NotAsked, pid: None },
         Ok(Err(NoConnection::Silent)) | Err(_) => return Heard { said: Said::Nothing, pid: None },
     };
@@ -112,17 +112,20 @@ struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    fn new(mount: &'a Entry, heard: Heard, servers: &Servers) -> Self {
+    fn new(mount: &'a Entry, heard: &Heard, servers: &Servers) -> Self {
         // Who has the connection open serves it, whoever listens.
-        let pid = servers.pid(mount.device).or(heard.pid);
-        let stopped = pid.is_some_and(is_stopped);
+        let server = servers.pid(mount.device);
+        let pid = server.or(heard.pid);
         let state = match heard.said {
             Said::Answer(_) => State::Serving,
-            Said::Nothing | Said::NotAsked if stopped => State::Stopped,
+            _ if pid.is_some_and(is_stopped) => State::Stopped,
             Said::Nothing => State::NotAnswering,
-            Said::Dead => State::Dead,
-            Said::NotAsked if is_mine(mount) && servers.has_none(mount.device) => State::Dead,
-            Said::NotAsked => State::Unknown,
+            Said::Dead if server.is_none() => State::Dead,
+            Said::NotAsked if is_mine(mount) && servers.has_none(mount.device, false) => {
+                State::Dead
+            }
+            // A dead socket was another mount's, where a process serves this one.
+            Said::Dead | Said::NotAsked => State::Unknown,
         };
         let seconds = if let Said::Answer(seconds) = heard.said { seconds } else { None };
         Self { mount, state, pid, seconds }

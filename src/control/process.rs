@@ -101,9 +101,11 @@ impl Servers {
         self.by_minor.get(&device.minor).copied().filter(|_| device.major == 0)
     }
 
-    /// That no process serves it is certain; who asks may look at those who could.
-    pub(super) fn has_none(&self, device: DeviceNumber) -> bool {
-        self.sees_all && !self.some_untold && self.pid(device).is_none()
+    /// That no process serves it is certain, if who asks may look at those who could. `is_refused`: nobody
+    /// listens at its control socket. That alone is not enough, as a socket may be left from another
+    /// mount, which had this number before.
+    pub(super) fn has_none(&self, device: DeviceNumber, is_refused: bool) -> bool {
+        self.pid(device).is_none() && !self.some_untold && (self.sees_all || is_refused)
     }
 }
 

@@ -11,7 +11,7 @@ use super::client::{is_mine, owner};
 use super::connection::{self, NoConnection};
 use super::holders::{self, Holders};
 use super::place;
-use super::process::Process;
+use super::process::{Process, Servers};
 use crate::error::{one_line, plain};
 use crate::mount::{self, By, Manner, StartError, StartErrorKind};
 use crate::mountinfo::{DeviceNumber, Entry, FS_TYPE, Table};
@@ -117,18 +117,20 @@ async fn unmount(dir: &Path, asked: &Umount) -> Result<Done, StartError> {
     };
     let table = place::table()?;
     let mount = find(&table, dir)?.clone();
-    let (listener, is_dead) = match connection::open(&mount, CONNECT_PATIENCE).await {
+    let (listener, is_refused) = match connection::open(&mount, CONNECT_PATIENCE).await {
         Ok(stream) => {
             let peer = stream.peer_cred().ok();
             let peer = peer.filter(|peer| mount.owner.is_none_or(|owner| owner == peer.uid()));
             (peer.and_then(|peer| u32::try_from(peer.pid()?).ok()), false)
         }
-        Err(err) => (None, matches!(err, NoConnection::Dead)),
+        Err(err) => (None, matches!(err, NoConnection::Dead(_))),
     };
     let process = Process::serving(&mount, listener);
+    let is_dead =
+        process.is_none() && is_mine(&mount) && Servers::look().has_none(mount.device, is_refused);
     let manner = if asked.force {
         Manner::Aborted
-    } else if asked.lazy || is_dead && process.is_none() {
+    } else if asked.lazy || is_dead {
         // Who still uses what is dead loses nothing: what the kernel has of it stays.
         Manner::Detached
     } else {
