@@ -94,6 +94,8 @@ pub struct MountConfig {
     pub flags: Vec<MountFlag>,
     /// `XDG_RUNTIME_DIR`, where the control socket goes.
     pub runtime_dir: Option<PathBuf>,
+    /// The address of the bus on which logind says that the machine goes to sleep.
+    pub system_bus: String,
     /// Told `READY=1\n` on success; see `--ready-fd`.
     pub ready_fd: Option<i32>,
     /// Errors are printed as a JSON object.

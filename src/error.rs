@@ -275,6 +275,8 @@ pub enum FsError {
     Stale,
     #[error("no answer within {0} s")]
     Deadline(u64),
+    #[error("the machine goes to sleep, and does not wait for S3")]
+    Asleep,
     #[error("the request was given up by the task that served it")]
     Abandoned,
     #[error("listing is denied")]
@@ -329,6 +331,8 @@ impl FsError {
             Self::NotFound => (libc::ENOENT, Loudness::Debug),
             Self::Stale => (libc::ESTALE, Loudness::Info),
             Self::Deadline(_) => (libc::ETIMEDOUT, Loudness::Warn),
+            // Said once, of all.
+            Self::Asleep => (libc::ETIMEDOUT, Loudness::Debug),
             Self::Abandoned => (libc::EIO, Loudness::Warn),
             // Said once by the tree, which knows what was answered.
             Self::ListDenied => (libc::EACCES, Loudness::Debug),

@@ -6,6 +6,7 @@
 //! mounted; and the command returns when the mount has answered. From mount(2) on a guard unmounts,
 //! whatever fails.
 
+mod asleep;
 mod attach;
 mod deaths;
 mod live;

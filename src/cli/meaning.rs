@@ -15,6 +15,9 @@ use crate::config::{endpoint, profiles};
 /// Write permission is left out of all modes: nothing here can be written.
 const READ_ONLY: u16 = 0o555;
 
+/// Where the D-Bus specification has the system's bus, below today's name of its directory.
+const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket";
+
 impl Config {
     /// Checks what can be checked without a request and without a mount.
     pub fn new(args: Args, environment: &Environment) -> Result<Self, UsageError> {
@@ -191,6 +194,7 @@ fn mount_config(
         auto_remount: args.auto_remount,
         flags: args.flags.clone(),
         runtime_dir: environment.runtime_dir.clone(),
+        system_bus: environment.system_bus.clone().unwrap_or_else(|| SYSTEM_BUS.to_owned()),
         ready_fd: args.ready_fd,
         json: args.json,
     })

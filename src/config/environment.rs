@@ -41,6 +41,8 @@ pub struct Environment {
     pub credential_files: CredentialFiles,
     /// Where this user's sockets are.
     pub runtime_dir: Option<PathBuf>,
+    /// `DBUS_SYSTEM_BUS_ADDRESS`.
+    pub system_bus: Option<String>,
     /// The effective user and group.
     pub uid: u32,
     pub gid: u32,
@@ -74,6 +76,7 @@ impl Environment {
             ca_bundle: variable("AWS_CA_BUNDLE").map(PathBuf::from),
             credential_files: CredentialFiles::from_variables(path_variable),
             runtime_dir: runtime_dir(),
+            system_bus: variable("DBUS_SYSTEM_BUS_ADDRESS").and_then(|it| it.into_string().ok()),
             uid,
             gid,
             cores: std::thread::available_parallelism().map_or(1, usize::from),

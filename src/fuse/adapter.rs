@@ -17,6 +17,7 @@ use super::dispatch::{Deadlines, Patience, dispatch, inline};
 use super::entries::{EntriesReply, fill};
 use super::kernel;
 use super::report::Report;
+use crate::awake::Quiet;
 use crate::config::PageCache;
 use crate::error::FsError;
 use crate::fs::{Attr, Entry, FileSystem, Handle, Keeping};
@@ -32,13 +33,19 @@ pub struct Adapter {
     report: Arc<Report>,
     deadlines: Deadlines,
     page_cache: PageCache,
+    quiet: Arc<Quiet>,
 }
 
 impl Adapter {
-    /// Requests that have to wait become tasks of `runtime`.
-    pub fn new(fs: Arc<FileSystem>, runtime: Runtime, page_cache: PageCache) -> Self {
+    /// Requests that have to wait become tasks of `runtime`, and are waited for as `quiet` says.
+    pub(crate) fn new(
+        fs: Arc<FileSystem>,
+        runtime: Runtime,
+        page_cache: PageCache,
+        quiet: Arc<Quiet>,
+    ) -> Self {
         let deadlines = Deadlines::below(kernel::request_timeout());
-        Self { fs, runtime, report: Arc::new(Report::new()), deadlines, page_cache }
+        Self { fs, runtime, report: Arc::new(Report::new()), deadlines, page_cache, quiet }
     }
 
     /// For a request that one program alone waits for.
@@ -65,10 +72,16 @@ impl Adapter {
         let (fs, blame) = (Arc::clone(&self.fs), self.blame("readdir"));
         let reader = Arc::clone(&fs);
         let request = async move { reader.read_directory(handle, offset).await };
-        dispatch(&self.runtime, self.patience(req), request, move |answer| match answer {
-            Ok(entries) => fill(reply, &fs, handle, offset, entries),
-            Err(err) => reply.error(blame(Ino(ino.0), &err)),
-        });
+        dispatch(
+            &self.runtime,
+            &self.quiet,
+            self.patience(req),
+            request,
+            move |answer| match answer {
+                Ok(entries) => fill(reply, &fs, handle, offset, entries),
+                Err(err) => reply.error(blame(Ino(ino.0), &err)),
+            },
+        );
     }
 }
 
@@ -82,22 +95,28 @@ impl Filesystem for Adapter {
         let (parent, name) = (Ino(parent.0), name.to_owned());
         let (fs, blame) = (Arc::clone(&self.fs), self.blame("lookup"));
         let request = async move { fs.lookup(parent, &name).await };
-        dispatch(&self.runtime, self.patience(req), request, move |answer| match answer {
-            Ok(Entry { attr: Some(attr), valid_for }) => {
-                reply.entry_with_ttls(
-                    &crate::config::FOREVER,
-                    &valid_for,
-                    &file_attr(&attr),
-                    GENERATION,
-                );
-            }
-            // An entry with the inode number 0 is an absence that the kernel may keep.
-            Ok(Entry { attr: None, valid_for }) if !valid_for.is_zero() => {
-                reply.entry(&valid_for, &absent(), GENERATION);
-            }
-            Ok(Entry { attr: None, .. }) => reply.error(Errno::ENOENT),
-            Err(err) => reply.error(blame(parent, &err)),
-        });
+        dispatch(
+            &self.runtime,
+            &self.quiet,
+            self.patience(req),
+            request,
+            move |answer| match answer {
+                Ok(Entry { attr: Some(attr), valid_for }) => {
+                    reply.entry_with_ttls(
+                        &crate::config::FOREVER,
+                        &valid_for,
+                        &file_attr(&attr),
+                        GENERATION,
+                    );
+                }
+                // An entry with the inode number 0 is an absence that the kernel may keep.
+                Ok(Entry { attr: None, valid_for }) if !valid_for.is_zero() => {
+                    reply.entry(&valid_for, &absent(), GENERATION);
+                }
+                Ok(Entry { attr: None, .. }) => reply.error(Errno::ENOENT),
+                Err(err) => reply.error(blame(parent, &err)),
+            },
+        );
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
@@ -122,10 +141,16 @@ impl Filesystem for Adapter {
             PageCache::Used => FopenFlags::FOPEN_KEEP_CACHE,
             PageCache::Bypassed => FopenFlags::FOPEN_DIRECT_IO,
         };
-        dispatch(&self.runtime, self.patience(req), request, move |answer| match answer {
-            Ok(handle) => reply.opened(FileHandle(handle.0), kept),
-            Err(err) => reply.error(blame(ino, &err)),
-        });
+        dispatch(
+            &self.runtime,
+            &self.quiet,
+            self.patience(req),
+            request,
+            move |answer| match answer {
+                Ok(handle) => reply.opened(FileHandle(handle.0), kept),
+                Err(err) => reply.error(blame(ino, &err)),
+            },
+        );
     }
 
     fn read(
@@ -156,7 +181,7 @@ impl Filesystem for Adapter {
         let is_direct = self.page_cache == PageCache::Bypassed || flags.0 & libc::O_DIRECT != 0;
         let caller = if is_direct { pid } else { 0 };
         let patience = Patience { deadline: self.deadlines.read, caller };
-        dispatch(&self.runtime, patience, request, move |answer| match answer {
+        dispatch(&self.runtime, &self.quiet, patience, request, move |answer| match answer {
             Ok(bytes) => reply.data(bytes.as_ref()),
             Err(err) => {
                 fs.note_deadline(handle, offset, size, &err);
@@ -183,17 +208,23 @@ impl Filesystem for Adapter {
         let ino = Ino(ino.0);
         let (fs, blame) = (Arc::clone(&self.fs), self.blame("opendir"));
         let request = async move { fs.open_directory(ino).await };
-        dispatch(&self.runtime, self.patience(req), request, move |answer| match answer {
-            Ok((handle, keeping)) => {
-                let flags = match keeping {
-                    Keeping::Apart => FopenFlags::empty(),
-                    Keeping::Fills => FopenFlags::FOPEN_CACHE_DIR,
-                    Keeping::Uses => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
-                };
-                reply.opened(FileHandle(handle.0), flags);
-            }
-            Err(err) => reply.error(blame(ino, &err)),
-        });
+        dispatch(
+            &self.runtime,
+            &self.quiet,
+            self.patience(req),
+            request,
+            move |answer| match answer {
+                Ok((handle, keeping)) => {
+                    let flags = match keeping {
+                        Keeping::Apart => FopenFlags::empty(),
+                        Keeping::Fills => FopenFlags::FOPEN_CACHE_DIR,
+                        Keeping::Uses => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
+                    };
+                    reply.opened(FileHandle(handle.0), flags);
+                }
+                Err(err) => reply.error(blame(ino, &err)),
+            },
+        );
     }
 
     fn readdir(

@@ -6,6 +6,7 @@ use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use futures_util::FutureExt;
 use tokio::runtime::Handle;
 
 use super::caller;
-use crate::awake::awake_for;
+use crate::awake::{Quiet, TimeIsUp, awake_for};
 use crate::error::FsError;
 
 /// How long the kernel waits for an answer at most: a process that waits for one can often not even
@@ -47,9 +48,11 @@ pub(super) struct Patience {
     pub(super) caller: u32,
 }
 
-/// Answers with what `request` comes to, by `reply`, at once or later, but within `patience`.
+/// Answers with what `request` comes to, by `reply`, at once or later, but within `patience`, and before the
+/// machine sleeps.
 pub(super) fn dispatch<T: Send + 'static>(
     runtime: &Handle,
+    quiet: &Arc<Quiet>,
     patience: Patience,
     request: impl Future<Output = Result<T, FsError>> + Send + 'static,
     reply: impl FnOnce(Result<T, FsError>) + Send + 'static,
@@ -64,17 +67,26 @@ pub(super) fn dispatch<T: Send + 'static>(
         Ok(Poll::Ready(answer)) => answer_with(reply, answer),
         Err(panic) => answer_with(reply, Err(panicked(&*panic))),
         Ok(Poll::Pending) => {
+            let waiting = quiet.waiting();
+            let quiet = Arc::clone(quiet);
             runtime.spawn(async move {
                 let Patience { deadline, caller } = patience;
                 let answer = tokio::select! {
+                    biased;
+                    // First, as what ends with the quiet is then ended by it, and not by an error.
+                    why = awake_for(deadline, &quiet) => Err(match why {
+                        TimeIsUp::Ran => FsError::Deadline(deadline.as_secs()),
+                        TimeIsUp::Sleep => FsError::Asleep,
+                    }),
                     answer = AssertUnwindSafe(request).catch_unwind() => match answer {
                         Ok(answer) => answer,
                         Err(panic) => Err(panicked(&*panic)),
                     },
-                    () = awake_for(deadline) => Err(FsError::Deadline(deadline.as_secs())),
                     () = caller::killed(caller) => Err(FsError::Killed),
                 };
                 answer_with(reply, answer);
+                // Until the kernel has it: a program whose answer is being written waits, too.
+                drop(waiting);
             });
         }
     }
@@ -112,8 +124,15 @@ mod tests {
     async fn answer<T: Send + 'static>(
         request: impl Future<Output = Result<T, FsError>> + Send + 'static,
     ) -> Result<T, FsError> {
+        answer_of(&Arc::default(), request).await
+    }
+
+    async fn answer_of<T: Send + 'static>(
+        quiet: &Arc<Quiet>,
+        request: impl Future<Output = Result<T, FsError>> + Send + 'static,
+    ) -> Result<T, FsError> {
         let (sender, receiver) = oneshot::channel();
-        dispatch(&Handle::current(), PATIENCE, request, |answer| {
+        dispatch(&Handle::current(), quiet, PATIENCE, request, |answer| {
             let _ = sender.send(answer);
         });
         receiver.await.expect("each request is answered")
@@ -122,7 +141,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_ready_is_answered_before_dispatch_returns() {
         let (sender, mut receiver) = oneshot::channel();
-        dispatch(&Handle::current(), PATIENCE, async { Ok(5) }, |answer| {
+        let quiet: Arc<Quiet> = Arc::default();
+        dispatch(&Handle::current(), &quiet, PATIENCE, async { Ok(5) }, |answer| {
             let _ = sender.send(answer.ok());
         });
         assert_eq!(receiver.try_recv(), Ok(Some(5)));
@@ -144,6 +164,27 @@ mod tests {
     async fn what_never_comes_is_ended_by_the_deadline() {
         let never = answer::<()>(std::future::pending()).await;
         assert_eq!(never.unwrap_err().errno(), libc::ETIMEDOUT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn before_the_machine_sleeps_what_is_known_is_answered_and_the_rest_in_time() {
+        let quiet: Arc<Quiet> = Arc::default();
+        let start = tokio::time::Instant::now();
+        let waiting = tokio::spawn({
+            let quiet = Arc::clone(&quiet);
+            async move { answer_of::<()>(&quiet, std::future::pending()).await }
+        });
+        tokio::task::yield_now().await;
+        quiet.begin(Duration::from_secs(2));
+        assert_eq!(quiet.settled().await, 1);
+        assert_eq!(start.elapsed(), Duration::from_secs(2));
+        assert!(matches!(waiting.await.unwrap(), Err(FsError::Asleep)));
+        assert_eq!(FsError::Asleep.errno(), libc::ETIMEDOUT);
+        assert_eq!(answer_of(&quiet, async { Ok(5) }).await.unwrap(), 5);
+        // Nothing that has to be asked for is waited for from then on.
+        let late = answer_of::<()>(&quiet, std::future::pending()).await;
+        assert!(matches!(late, Err(FsError::Asleep)));
+        assert_eq!(start.elapsed(), Duration::from_secs(2));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio::runtime::{self, Runtime};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::asleep::Asleep;
 use super::attach::{Attached, MountGuard, Unmounted, mount as attach, mount_beneath_dead};
 use super::point::{self, Target};
 use super::session::Session;
@@ -73,6 +74,8 @@ pub struct Mount {
     guard: Option<MountGuard>,
     /// `None` where there is no place for a socket, and after the end.
     control: Option<Control>,
+    /// `None` after the end.
+    asleep: Option<Asleep>,
     metrics: Arc<Metrics>,
     /// `None` only while dropping.
     runtime: Option<Runtime>,
@@ -113,11 +116,12 @@ impl Mount {
             }
         });
         match started {
-            Ok((session, guard, control, metrics)) => Ok(Self {
+            Ok(Begun { session, guard, control, asleep, metrics }) => Ok(Self {
                 dir: config.mount.dir.as_path().into(),
                 session: Some(session),
                 guard: Some(guard),
                 control,
+                asleep: Some(asleep),
                 metrics,
                 runtime: Some(runtime),
             }),
@@ -184,6 +188,7 @@ impl Mount {
         });
         if let Ended::Session(_) = &ended {
             drop(self.control.take());
+            drop(self.asleep.take());
             if let Some(guard) = self.guard.take() {
                 guard.session_ended();
             }
@@ -198,6 +203,7 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         drop(self.control.take());
+        drop(self.asleep.take());
         // First the directory, then those who serve it.
         drop(self.guard.take());
         if let Some(runtime) = self.runtime.take() {
@@ -253,12 +259,21 @@ fn unmount(mount: Option<&Attached>) -> Result<(), UnmountError> {
     Ok(())
 }
 
+/// A mount that answers.
+struct Begun {
+    session: Session,
+    guard: MountGuard,
+    control: Option<Control>,
+    asleep: Asleep,
+    metrics: Arc<Metrics>,
+}
+
 async fn begin(
     runtime: &runtime::Handle,
     config: &Config,
     target: Target,
     warn: &mut dyn FnMut(&str),
-) -> Result<(Session, MountGuard, Option<Control>, Arc<Metrics>), StartError> {
+) -> Result<Begun, StartError> {
     for path in readable_by_others(&config.bucket.credential_files.key_files()) {
         warn(&readable_warning(&path));
     }
@@ -277,9 +292,10 @@ async fn begin(
         }
     }
     let (notices, queues) = Notices::new();
-    let metrics = Arc::clone(&proven.metrics);
+    let (metrics, reach) = (Arc::clone(&proven.metrics), Arc::clone(&proven.reach));
     let filesystem = build_filesystem(config, proven, notices, runtime);
-    let adapter = Adapter::new(Arc::clone(&filesystem), runtime.clone(), config.page_cache);
+    let quiet = Arc::clone(reach.quiet());
+    let adapter = Adapter::new(Arc::clone(&filesystem), runtime.clone(), config.page_cache, quiet);
 
     let (device, guard, claim) = place(target, &config.mount, warn).await?;
     let no_thread = |err: io::Error| StartError::unexpected("cannot start a thread", &err);
@@ -298,7 +314,8 @@ async fn begin(
         // The waiting parent has the lock, too: closing it here would not be enough.
         let _ = claim.unlock();
     }
-    Ok((session, guard, control, metrics))
+    let asleep = Asleep::listen(&config.mount.system_bus, reach);
+    Ok(Begun { session, guard, control, asleep, metrics })
 }
 
 /// What the mount may have in flight: as the budget gives it, or as was asked for; and no more than

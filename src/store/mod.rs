@@ -11,6 +11,7 @@ pub(crate) mod fake;
 pub mod hedge;
 pub mod limit;
 pub mod meter;
+mod quiet;
 pub mod reach;
 mod rest;
 pub mod retry;

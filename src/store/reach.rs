@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::awake::{Quiet, slept_so_far};
 use crate::config::Ttl;
 use crate::error::{Cause, StoreError, StoreErrorKind};
 
@@ -59,6 +60,8 @@ pub struct Reach {
     n_trying: AtomicUsize,
     /// Connections that were made before this are not used, in milliseconds.
     distrusted: AtomicU64,
+    /// Whether the machine is about to sleep: nothing new is to be learnt then.
+    quiet: Arc<Quiet>,
     trouble: Mutex<Trouble>,
     /// The trouble has begun, become an outage, or ended.
     changed: Notify,
@@ -99,9 +102,28 @@ impl Reach {
             is_troubled: AtomicBool::new(false),
             n_trying: AtomicUsize::new(0),
             distrusted: AtomicU64::new(0),
+            quiet: Arc::default(),
             trouble: Mutex::default(),
             changed: Notify::new(),
         }
+    }
+
+    /// Whether the machine is about to sleep.
+    pub(crate) fn quiet(&self) -> &Arc<Quiet> {
+        &self.quiet
+    }
+
+    /// The machine is awake again, or stays so: nothing that was connected before is used any more.
+    pub(crate) fn woke(&self) {
+        let asleep = millis((self.asleep)());
+        let slept = asleep.saturating_sub(self.slept.swap(asleep, Ordering::Relaxed));
+        let slept = Duration::from_millis(slept);
+        if slept >= SLEPT_MIN {
+            return self.slept_for(slept);
+        }
+        // It did not sleep after all, or somebody has looked at the clock before.
+        tracing::info!("this machine stays awake: S3 is connected to anew");
+        self.distrust(Instant::now());
     }
 
     /// A request begins to be tried. Until it ends, nobody else need ask in order to learn whether S3 is back.
@@ -177,8 +199,11 @@ impl Reach {
     }
 
     /// Whether who has an old answer shall serve it without asking: S3 is out, and another question is on
-    /// its way, or one has just failed.
+    /// its way, or one has just failed; or the machine is about to sleep.
     pub fn serves_at_once(&self) -> bool {
+        if self.quiet.has_begun() {
+            return self.serves_on();
+        }
         if !self.is_out() || !self.serves_on() {
             return false;
         }
@@ -197,6 +222,7 @@ impl Reach {
             biased;
             answer = ask => Some(answer),
             () = self.out_for(was_out) => None,
+            () = self.quiet.begun(), if self.serves_on() => None,
         }
     }
 
@@ -290,10 +316,14 @@ impl Reach {
             self.slept.compare_exchange(before, new, order, order).is_ok()
         };
         if slept >= SLEPT_MIN && exchange(asleep) {
-            let slept = whole_seconds(slept);
-            tracing::info!("this machine slept for {slept:.0?}: S3 is connected to anew");
-            self.distrust(Instant::now());
+            self.slept_for(slept);
         }
+    }
+
+    fn slept_for(&self, slept: Duration) {
+        let slept = whole_seconds(slept);
+        tracing::info!("this machine slept for {slept:.0?}: S3 is connected to anew");
+        self.distrust(Instant::now());
     }
 
     /// Ready when this machine has slept since, so that nothing is to be expected of what was sent before.
@@ -345,21 +375,6 @@ fn whole_seconds(time: Duration) -> Duration {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// How long this machine has slept since it was started: the one clock counts that, the other does not.
-fn slept_so_far() -> Duration {
-    let (boot, awake) = (clock(libc::CLOCK_BOOTTIME), clock(libc::CLOCK_MONOTONIC));
-    boot.saturating_sub(awake)
-}
-
-fn clock(id: libc::clockid_t) -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a timespec that the call may write to; nothing else is touched.
-    let failed = unsafe { libc::clock_gettime(id, &raw mut time) } != 0;
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
-    if failed { Duration::ZERO } else { Duration::new(seconds, nanos) }
 }
 
 #[cfg(test)]

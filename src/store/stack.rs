@@ -1,4 +1,5 @@
-//! The store of a mount, put together: S3, counted; then hedged, retried and resumed; then limited.
+//! The store of a mount, put together: S3, counted; then hedged, retried and resumed; then limited; and let go
+//! of when the machine sleeps.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -11,6 +12,7 @@ use super::credentials::CredentialFiles;
 use super::hedge::HedgedStore;
 use super::limit::{LimitConfig, LimitedStore};
 use super::meter::MeteredStore;
+use super::quiet::QuietStore;
 use super::reach::Reach;
 use super::retry::{RetryConfig, RetryStore};
 use super::throttle::Throttle;
@@ -36,8 +38,9 @@ pub async fn connect(
 /// hedges and tries too. The hedge is below the retries, whose deadlines hold for both of its requests
 /// and who do not use it for what has failed once; and it is below the limit, so that a request and
 /// its hedge share one place, and the hedge does not wait behind the request that it is for.
-/// The limit outermost, so that waiting for a turn does not use up the time of a try, and a
-/// request that is being retried keeps its place.
+/// The limit is outside of that, so that waiting for a turn does not use up the time of a try, and a
+/// request that is being retried keeps its place. Outermost is what lets go of all of it before the machine
+/// sleeps.
 pub fn wrap(
     bucket: Arc<dyn ObjectStore>,
     metrics: Arc<Metrics>,
@@ -46,6 +49,7 @@ pub fn wrap(
     seed: u64,
 ) -> Arc<dyn ObjectStore> {
     let throttle: Arc<Throttle> = Arc::default();
+    let quiet = Arc::clone(reach.quiet());
     let metered: Arc<dyn ObjectStore> = Arc::new(MeteredStore::new(bucket, Arc::clone(&metrics)));
     let (inner, counters) = (Arc::clone(&metered), Arc::clone(&metrics));
     let hedged = Arc::new(HedgedStore::new(inner, counters, Arc::clone(&throttle)));
@@ -53,7 +57,8 @@ pub fn wrap(
     let retried = RetryStore::new(metered, start, serve, Arc::clone(&metrics), seed)
         .with_first(hedged)
         .telling(reach, Arc::clone(&throttle));
-    Arc::new(LimitedStore::new(Arc::new(retried), limits, metrics, throttle))
+    let limited = LimitedStore::new(Arc::new(retried), limits, metrics, throttle);
+    Arc::new(QuietStore::new(Arc::new(limited), quiet))
 }
 
 /// Of the jitter: different for each mount, also for many that a cluster starts at once.
