@@ -38,7 +38,10 @@ pub(crate) enum TimeIsUp {
 pub(crate) async fn awake_for(time: Duration, quiet: &Quiet) -> TimeIsUp {
     tokio::select! {
         biased;
-        () = quiet.over() => TimeIsUp::Sleep,
+        () = quiet.over() => {
+            quiet.n_ended.fetch_add(1, Ordering::Relaxed);
+            TimeIsUp::Sleep
+        }
         () = ran_for(time) => TimeIsUp::Ran,
     }
 }
@@ -84,6 +87,8 @@ pub(crate) struct Quiet {
     /// When waiting ends; `None` while the machine stays awake.
     until: watch::Sender<Option<Instant>>,
     n_waiting: AtomicUsize,
+    /// For whom there was no more time since it began.
+    n_ended: AtomicUsize,
     /// When one of them last left, in milliseconds since `started`.
     left: AtomicU64,
     /// The last one has left.
@@ -96,6 +101,7 @@ impl Default for Quiet {
         Self {
             until: watch::Sender::new(None),
             n_waiting: AtomicUsize::new(0),
+            n_ended: AtomicUsize::new(0),
             left: AtomicU64::new(0),
             empty: Notify::new(),
             // Before the first request, and so that nobody seems to have just left.
@@ -107,6 +113,7 @@ impl Default for Quiet {
 impl Quiet {
     /// The machine is to sleep: who waits, or begins to, gets `time` from now on.
     pub(crate) fn begin(&self, time: Duration) {
+        self.n_ended.store(0, Ordering::Relaxed);
         self.until.send_replace(Some(Instant::now() + time));
     }
 
@@ -151,7 +158,7 @@ impl Quiet {
     }
 
     /// Ready when nobody waits, and nobody will until [`Quiet::end`]: as soon as nobody did for a moment, else
-    /// when the time that [`Quiet::begin`] gave is over and all have left. Gives how many had to.
+    /// when the time that [`Quiet::begin`] gave is over and all have left. Gives for how many it was over.
     pub(crate) async fn settled(&self) -> usize {
         tokio::select! {
             () = self.over() => {}
@@ -160,9 +167,8 @@ impl Quiet {
         let over = |until: &mut Option<Instant>| *until = until.map(|_| Instant::now());
         self.until.send_modify(over);
         // Who is not counted yet sees that it is over.
-        let n_waiting = self.n_waiting.load(Ordering::SeqCst);
         self.nobody().await;
-        n_waiting
+        self.n_ended.load(Ordering::Relaxed)
     }
 
     /// Ready when nobody has waited for a moment.
@@ -303,8 +309,9 @@ mod tests {
             let quiet = Arc::clone(&quiet);
             async move { quiet.settled().await }
         });
-        sleep(TIME + STILL).await;
-        assert!(!settled.is_finished(), "one waits yet");
+        assert_eq!(awake_for(MINUTE, &quiet).await, TimeIsUp::Sleep);
+        sleep(STILL).await;
+        assert!(!settled.is_finished(), "its answer is being written");
         drop(waiting);
         assert_eq!(settled.await.unwrap(), 1);
         assert_eq!(start.elapsed(), TIME + STILL);

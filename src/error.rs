@@ -25,6 +25,8 @@ pub enum StoreErrorKind {
     Throttled,
     /// A deadline of ours passed.
     TimedOut,
+    /// The machine goes to sleep, and nothing is waited for.
+    Asleep,
     /// No answer: not resolved, refused, reset, TLS, a body that ended early.
     Unreachable,
     /// What came is not what was asked for, or not what the answer's own head or checksum says of it: it
@@ -44,7 +46,9 @@ impl StoreErrorKind {
     /// Whether the same request may succeed a little later.
     pub fn is_transient(self) -> bool {
         match self {
-            Self::Throttled | Self::TimedOut | Self::Unreachable | Self::Corrupt => true,
+            Self::Throttled | Self::TimedOut | Self::Asleep | Self::Unreachable | Self::Corrupt => {
+                true
+            }
             Self::NotFound
             | Self::NoSuchBucket
             | Self::Denied
@@ -81,6 +85,11 @@ impl StoreError {
     /// `reason` says what happened in words for a log or a terminal.
     pub fn new(kind: StoreErrorKind, reason: impl Into<String>) -> Self {
         Self::with_answer(kind, reason, Answer::default())
+    }
+
+    /// What was asked for, or was to be, when the machine goes to sleep.
+    pub(crate) fn asleep() -> Self {
+        Self::new(StoreErrorKind::Asleep, "the machine goes to sleep, and does not wait for S3")
     }
 
     /// As [`StoreError::new`], with what the server's answer said about itself.
@@ -275,8 +284,6 @@ pub enum FsError {
     Stale,
     #[error("no answer within {0} s")]
     Deadline(u64),
-    #[error("the machine goes to sleep, and does not wait for S3")]
-    Asleep,
     #[error("the request was given up by the task that served it")]
     Abandoned,
     #[error("listing is denied")]
@@ -321,6 +328,8 @@ impl FsError {
                 | Kind::BadCredentials => (libc::EACCES, Loudness::Warn),
                 Kind::Changed | Kind::OutOfRange => (libc::ESTALE, Loudness::Info),
                 Kind::TimedOut => (libc::ETIMEDOUT, Loudness::Warn),
+                // Said once, of all.
+                Kind::Asleep => (libc::ETIMEDOUT, Loudness::Debug),
                 Kind::Throttled
                 | Kind::Unreachable
                 | Kind::Corrupt
@@ -331,8 +340,6 @@ impl FsError {
             Self::NotFound => (libc::ENOENT, Loudness::Debug),
             Self::Stale => (libc::ESTALE, Loudness::Info),
             Self::Deadline(_) => (libc::ETIMEDOUT, Loudness::Warn),
-            // Said once, of all.
-            Self::Asleep => (libc::ETIMEDOUT, Loudness::Debug),
             Self::Abandoned => (libc::EIO, Loudness::Warn),
             // Said once by the tree, which knows what was answered.
             Self::ListDenied => (libc::EACCES, Loudness::Debug),

@@ -280,7 +280,7 @@ impl Metrics {
 }
 
 /// Every kind of error with its name, for those who print all counters.
-pub const ERROR_KINDS: [(StoreErrorKind, &str); 15] = [
+pub const ERROR_KINDS: [(StoreErrorKind, &str); 16] = [
     (StoreErrorKind::NotFound, "not_found"),
     (StoreErrorKind::NoSuchBucket, "no_such_bucket"),
     (StoreErrorKind::Denied, "denied"),
@@ -296,6 +296,7 @@ pub const ERROR_KINDS: [(StoreErrorKind, &str); 15] = [
     (StoreErrorKind::WrongRegion, "wrong_region"),
     (StoreErrorKind::Corrupt, "corrupt"),
     (StoreErrorKind::Other, "other"),
+    (StoreErrorKind::Asleep, "asleep"),
 ];
 
 /// The place of `kind` in [`ERROR_KINDS`].
@@ -316,6 +317,7 @@ fn error_index(kind: StoreErrorKind) -> usize {
         StoreErrorKind::WrongRegion => 12,
         StoreErrorKind::Corrupt => 13,
         StoreErrorKind::Other => 14,
+        StoreErrorKind::Asleep => 15,
     }
 }
 

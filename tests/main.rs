@@ -3,6 +3,7 @@
 #[expect(dead_code, reason = "the simulator offers more than today's tests use")]
 mod support;
 
+mod asleep;
 mod changes;
 mod contract;
 mod control;

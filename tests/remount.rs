@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::support::mounted::{Mounted, command, is_mounted, send_signal, sleep, wait_until};
+use crate::support::mounted::{
+    Mounted, command, is_mounted, send_signal, sleep, wait_until, waits,
+};
 use crate::support::simulator::Simulator;
 use crate::support::simulator::call::Kind;
 use crate::support::simulator::shaping::Share;
@@ -510,12 +512,6 @@ fn a_mount_that_stalls_can_be_ended() {
         assert_eq!(mounted.exit_code(), Some(0), "{}", mounted.log());
         simulator.shape(|shaping| shaping.silent = Share::None);
     }
-}
-
-/// Whether a process waits for an answer, or for a page of a file.
-fn waits(pid: u32) -> bool {
-    let stack = fs::read_to_string(format!("/proc/{pid}/stack")).unwrap_or_default();
-    ["folio_wait_bit", "fuse_direct_IO", "request_wait_answer"].iter().any(|it| stack.contains(it))
 }
 
 /// Where the process was stopped, or frozen with its container, for longer than a deadline, programs that

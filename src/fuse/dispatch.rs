@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 
 use super::caller;
 use crate::awake::{Quiet, TimeIsUp, awake_for};
-use crate::error::FsError;
+use crate::error::{FsError, StoreError};
 
 /// How long the kernel waits for an answer at most: a process that waits for one can often not even
 /// be killed before.
@@ -76,7 +76,7 @@ pub(super) fn dispatch<T: Send + 'static>(
                     // First, as what ends with the quiet is then ended by it, and not by an error.
                     why = awake_for(deadline, &quiet) => Err(match why {
                         TimeIsUp::Ran => FsError::Deadline(deadline.as_secs()),
-                        TimeIsUp::Sleep => FsError::Asleep,
+                        TimeIsUp::Sleep => StoreError::asleep().into(),
                     }),
                     answer = AssertUnwindSafe(request).catch_unwind() => match answer {
                         Ok(answer) => answer,
@@ -117,6 +117,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
+    use crate::error::StoreErrorKind;
 
     const PATIENCE: Patience = Patience { deadline: Deadlines::USUAL.names, caller: 0 };
 
@@ -178,12 +179,15 @@ mod tests {
         quiet.begin(Duration::from_secs(2));
         assert_eq!(quiet.settled().await, 1);
         assert_eq!(start.elapsed(), Duration::from_secs(2));
-        assert!(matches!(waiting.await.unwrap(), Err(FsError::Asleep)));
-        assert_eq!(FsError::Asleep.errno(), libc::ETIMEDOUT);
+        let is_asleep = |err: FsError| {
+            assert_eq!(err.errno(), libc::ETIMEDOUT);
+            matches!(err, FsError::Store(err) if err.kind() == StoreErrorKind::Asleep)
+        };
+        assert!(is_asleep(waiting.await.unwrap().unwrap_err()));
         assert_eq!(answer_of(&quiet, async { Ok(5) }).await.unwrap(), 5);
         // Nothing that has to be asked for is waited for from then on.
         let late = answer_of::<()>(&quiet, std::future::pending()).await;
-        assert!(matches!(late, Err(FsError::Asleep)));
+        assert!(is_asleep(late.unwrap_err()));
         assert_eq!(start.elapsed(), Duration::from_secs(2));
     }
 

@@ -69,6 +69,7 @@ fn of_kind(err: &StoreError, bucket: &BucketConfig) -> (StartErrorKind, String) 
         | Kind::OutOfRange
         | Kind::Archived
         | Kind::Corrupt
+        | Kind::Asleep
         | Kind::Other => {
             let said = match err.said() {
                 Some(said) => said,

@@ -13,7 +13,7 @@ use futures_util::{FutureExt, Stream};
 
 use super::{Body, GetAnswer, GetRequest, Head, ListPage, ListRequest, ObjectStore, Priority};
 use crate::awake::Quiet;
-use crate::error::{StoreError, StoreErrorKind};
+use crate::error::StoreError;
 
 /// Outside of all that waits and repeats.
 pub(super) struct QuietStore {
@@ -33,7 +33,7 @@ impl QuietStore {
     ) -> Result<T, StoreError> {
         tokio::select! {
             biased;
-            () = self.quiet.over() => Err(asleep()),
+            () = self.quiet.over() => Err(StoreError::asleep()),
             answer = asked => answer,
         }
     }
@@ -51,7 +51,7 @@ impl ObjectStore for QuietStore {
     fn get(&self, request: GetRequest) -> BoxFuture<'_, Result<GetAnswer, StoreError>> {
         async move {
             if request.priority == Priority::Ahead && self.quiet.has_begun() {
-                return Err(asleep());
+                return Err(StoreError::asleep());
             }
             let answer = self.unless_asleep(self.inner.get(request)).await?;
             let quiet = Arc::clone(&self.quiet);
@@ -63,11 +63,6 @@ impl ObjectStore for QuietStore {
         }
         .boxed()
     }
-}
-
-/// As after a deadline: what is known is served on where that can be.
-fn asleep() -> StoreError {
-    StoreError::new(StoreErrorKind::TimedOut, "the machine goes to sleep")
 }
 
 struct QuietBody {
@@ -84,7 +79,7 @@ impl Stream for QuietBody {
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
         if this.over.poll_unpin(ctx).is_ready() {
             this.body = None;
-            return Poll::Ready(Some(Err(asleep())));
+            return Poll::Ready(Some(Err(StoreError::asleep())));
         }
         body.as_mut().poll_next(ctx)
     }
@@ -97,6 +92,7 @@ mod tests {
     use futures_util::StreamExt;
 
     use super::*;
+    use crate::error::StoreErrorKind;
     use crate::store::Condition;
     use crate::store::fake::{FakeStore, Fault};
 
@@ -132,14 +128,14 @@ mod tests {
         tokio::time::sleep(TIME / 2).await;
         assert!(!stalled.is_finished(), "somebody may wait for it");
         let err = stalled.await.unwrap().unwrap_err();
-        assert_eq!(err.kind(), StoreErrorKind::TimedOut);
+        assert_eq!(err.kind(), StoreErrorKind::Asleep);
         let broken = loop {
             match body.next().await {
                 Some(Ok(_)) => {}
                 end => break end,
             }
         };
-        assert!(matches!(broken, Some(Err(err)) if err.kind() == StoreErrorKind::TimedOut));
+        assert!(matches!(broken, Some(Err(err)) if err.kind() == StoreErrorKind::Asleep));
         assert!(body.next().await.is_none());
         quiet.end();
         assert!(store.head("a").await.is_ok());

@@ -6,6 +6,8 @@ pub(crate) mod directory;
 #[cfg(test)]
 pub(crate) mod hostile;
 pub(crate) mod listeners;
+#[cfg(test)]
+pub(crate) mod logind;
 // The program of the simulator has no binary to mount.
 #[cfg(test)]
 pub(crate) mod mounted;

@@ -214,6 +214,12 @@ pub(crate) fn sleep(time: Duration) {
     std::thread::sleep(time);
 }
 
+/// Whether a process waits for an answer, or for a page of a file.
+pub(crate) fn waits(pid: u32) -> bool {
+    let stack = fs::read_to_string(format!("/proc/{pid}/stack")).unwrap_or_default();
+    ["folio_wait_bit", "fuse_direct_IO", "request_wait_answer"].iter().any(|it| stack.contains(it))
+}
+
 /// kill(2).
 pub(crate) fn send_signal(pid: u32, signal: libc::c_int) {
     let status = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status();

@@ -220,6 +220,7 @@ impl Operation<'_> {
                 None => "the bucket is in another region; name it with --region".to_owned(),
             },
             StoreErrorKind::TimedOut
+            | StoreErrorKind::Asleep
             | StoreErrorKind::Unreachable
             | StoreErrorKind::Corrupt
             | StoreErrorKind::NoCredentials
