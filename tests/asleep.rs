@@ -42,7 +42,7 @@ fn mount(simulator: &Simulator, bus: &Bus) -> Mounted {
 fn who_wait(simulator: &Simulator, mounted: &Mounted) -> Vec<Child> {
     let open = |flags: i32| {
         let mut options = fs::OpenOptions::new();
-        options.read(true).custom_flags(flags).open(mounted.join("big")).unwrap()
+        options.read(true).custom_flags(flags).open(mounted.join("big")).expect("the mount answers")
     };
     let (buffered, direct) = (open(0), open(libc::O_DIRECT));
     simulator.shape(|shaping| shaping.silent = Share::All);
@@ -50,11 +50,11 @@ fn who_wait(simulator: &Simulator, mounted: &Mounted) -> Vec<Child> {
     let dd = |file: fs::File, skip: &str| {
         let mut dd = Command::new("dd");
         dd.args(["bs=1M", "count=1", "of=/dev/null", "status=none", skip]).stdin(file);
-        dd.stderr(Stdio::piped()).spawn().unwrap()
+        dd.stderr(Stdio::piped()).spawn().expect("dd")
     };
     let mut find = Command::new("find");
     find.arg(mounted.join("unknown")).stdout(Stdio::null()).stderr(Stdio::piped());
-    let all = vec![find.spawn().unwrap(), dd(buffered, "skip=50"), dd(direct, "skip=100")];
+    let all = vec![find.spawn().expect("find"), dd(buffered, "skip=50"), dd(direct, "skip=100")];
     let all_wait = || all.iter().all(|child| waits(child.id()));
     assert!(wait_until(|| all_wait() && simulator.counts().list > 0), "all wait");
     all
@@ -62,7 +62,7 @@ fn who_wait(simulator: &Simulator, mounted: &Mounted) -> Vec<Child> {
 
 /// `cat` of a file of which nothing is known.
 fn cat(mounted: &Mounted, name: &str) -> (bool, String) {
-    let output = Command::new("cat").arg(mounted.join(name)).output().unwrap();
+    let output = Command::new("cat").arg(mounted.join(name)).output().expect("cat");
     (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 

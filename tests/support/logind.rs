@@ -111,7 +111,8 @@ impl Logind {
     }
 
     fn with(bus: &Bus, seen: Seen) -> Self {
-        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime =
+            Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a thread");
         let seen = Arc::new(seen);
         let bus = runtime.block_on(async {
             let bus = connect(&bus.address()).await;
