@@ -99,9 +99,9 @@ fn nobody_waits_when_the_machine_sleeps() {
     let start = Instant::now();
     logind.prepare_for_sleep(true);
     assert!(wait_until(|| logind.n_held() == 0), "{}", mounted.log());
-    for child in &waiting {
-        assert!(!waits(child.id()), "nobody waits any more");
-    }
+    // Said when the last answer is with the kernel, before the sleep is let begin.
+    let log = mounted.log();
+    assert!(log.contains("requests that waited for S3 have failed (ETIMEDOUT)"), "{log}");
     for child in waiting.drain(..) {
         let output = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -118,7 +118,6 @@ fn nobody_waits_when_the_machine_sleeps() {
     assert_eq!(simulator.counts().requests(), 0, "nothing was asked");
     assert_eq!(logind.n_asked(), 1);
     let log = mounted.log();
-    assert!(log.contains("this machine goes to sleep: "), "{log}");
     assert!(!log.contains(" WARN "), "{log}");
 }
 
