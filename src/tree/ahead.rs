@@ -61,14 +61,15 @@ impl Tree {
     /// Before a directory is asked for: waits for the sweep of somebody's walk, where that is about to
     /// tell of it, and begins one where this shows that somebody walks.
     pub(super) async fn walk_to(self: &Arc<Self>, directory: &Arc<Directory>) {
-        let Some(sweep) = self.sweep_for(directory) else { return };
+        let is_told = || !directory.must_be_asked(&self.ages, Instant::now());
+        let Some(sweep) = self.sweep_for(directory, is_told) else { return };
         let (path, start) = self.place_in(&sweep, &directory.path);
         let mut steps: Vec<Step> = Vec::new();
         loop {
             let mut landed = pin!(sweep.landed.notified());
             // From here on nothing is missed.
             landed.as_mut().enable();
-            if !directory.must_be_asked(&self.ages, Instant::now()) {
+            if is_told() {
                 return;
             }
             self.go_ahead(&sweep);
@@ -89,9 +90,15 @@ impl Tree {
         }
     }
 
-    /// As [`Tree::walk_to`] for one that is to be listed again behind. True where a sweep does that.
-    pub(super) fn walk_behind(self: &Arc<Self>, directory: &Arc<Directory>) -> bool {
-        let Some(sweep) = self.sweep_for(directory) else { return false };
+    /// As [`Tree::walk_to`] for one that is to be listed again behind while `old` answers. True where a
+    /// sweep does that.
+    pub(super) fn walk_behind(
+        self: &Arc<Self>,
+        directory: &Arc<Directory>,
+        old: &Arc<Snapshot>,
+    ) -> bool {
+        let is_told = || directory.listing().is_some_and(|newest| !Arc::ptr_eq(&newest, old));
+        let Some(sweep) = self.sweep_for(directory, is_told) else { return false };
         let path = &directory.path.as_str()[sweep.top.as_str().len()..];
         let comes_by = matches!(sweep.reach(path), Reach::Before(_));
         if comes_by {
@@ -118,8 +125,13 @@ impl Tree {
         }
     }
 
-    /// The sweep that is to tell of `directory`, which somebody wants and which has to be asked for.
-    fn sweep_for(self: &Arc<Self>, directory: &Arc<Directory>) -> Option<Arc<Sweep>> {
+    /// The sweep that is to tell of `directory`, which somebody wants and which had to be asked for a
+    /// moment ago. `is_told` says that it is known by now.
+    fn sweep_for(
+        self: &Arc<Self>,
+        directory: &Arc<Directory>,
+        is_told: impl FnOnce() -> bool,
+    ) -> Option<Arc<Sweep>> {
         if !self.may_list_flat() || directory.path == self.root {
             return None;
         }
@@ -134,6 +146,10 @@ impl Tree {
                 }
                 Reach::Stalled => {}
             }
+        }
+        // What has passed by meanwhile, or has come to its end, told of it: it needs no other one.
+        if is_told() {
+            return None;
         }
         let parent = self.known_directory(&path.parent());
         let name = name_of(path);

@@ -297,7 +297,7 @@ impl Tree {
         let listing = match opening {
             Opening::Known(listing) | Opening::Begun(listing) => listing,
             Opening::KnownAndRefresh(listing) => {
-                if !self.walk_behind(directory) {
+                if !self.walk_behind(directory, &listing) {
                     self.refresh(directory);
                 }
                 listing

@@ -97,6 +97,26 @@ async fn a_tree_is_listed_ahead_of_any_walker_for_little_more_than_its_pages() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_comes_to_a_directory_while_it_is_told_pays_for_no_second_listing() {
+    let mut costs = Vec::new();
+    for is_told_meanwhile in [false, true] {
+        let world = World::new(&[]);
+        let keys = bushes(107);
+        world.put_all(&keys);
+        world.walk("", Way::DepthFirst, |path| path < "d020/").await;
+        if is_told_meanwhile {
+            // It had to be asked for when its walker looked, and is known by the time that he waits.
+            let directory = world.tree.directory(&DirPath::new("d019/"));
+            world.tree.walk_to(&directory).await;
+        }
+        let all = world.walk("", Way::DepthFirst, |_| true).await;
+        assert_eq!(all, expected(&keys));
+        costs.push(world.n_calls());
+    }
+    assert_eq!(costs[0], costs[1]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_tree_that_has_become_old_is_listed_ahead_again() {
     let world = World::new(&[]);
     world.put_all(&bushes(30));
@@ -222,7 +242,7 @@ async fn a_failed_page_ahead_costs_the_walker_nothing_but_a_request() {
 #[tokio::test(start_paused = true)]
 async fn many_walkers_at_once_see_all_and_share_what_it_costs() {
     let world = World::new(&[]);
-    let keys = bushes(60);
+    let keys = bushes(107);
     world.put_all(&keys);
     let tops = world.readdir("").await.unwrap();
     let world = &world;
