@@ -14,12 +14,12 @@
 use std::num::NonZeroUsize;
 
 use lru::LruCache;
-use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::handles::Handle;
 use crate::object::Ino;
+use crate::sync::Mutex;
 use crate::tree::Sight;
 
 /// How an open directory goes with what the kernel keeps.
@@ -200,7 +200,7 @@ impl Pages {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "shuttle")))]
 mod tests {
     use std::time::Duration;
 
@@ -331,5 +331,103 @@ mod tests {
             kept.close(ino, handle);
         }
         assert_eq!(kept.table.lock().len(), Kept::DIRECTORIES_MAX.get());
+    }
+}
+
+#[cfg(all(test, feature = "shuttle"))]
+mod shuttle_models {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+
+    const INO: Ino = Ino(7);
+
+    /// Entries of the directory, in whatever listing.
+    const N_ENTRIES: u64 = 3;
+
+    /// What the kernel has of the directory, by the rules of linux/fs/fuse/readdir.c: entries are put behind
+    /// each other, and serve when the end has come.
+    #[derive(Default)]
+    struct Kernel {
+        /// Of which listing each is.
+        entries: Vec<u64>,
+        is_whole: bool,
+    }
+
+    impl Kernel {
+        fn drop_pages(&mut self) {
+            *self = Self::default();
+        }
+
+        fn put(&mut self, offset: u64, listing: u64) {
+            if !self.is_whole && offset == self.entries.len() as u64 {
+                self.entries.push(listing);
+            }
+        }
+
+        fn end(&mut self, offset: u64) {
+            self.is_whole |= offset == self.entries.len() as u64;
+        }
+    }
+
+    /// Opens the directory, which is `listing` at that time, reads it to its end and closes it. Everything
+    /// that the kernel does is a step of its own.
+    fn read(kept: &Kept, kernel: &Mutex<Kernel>, handle: Handle, listing: u64) {
+        let now = Instant::now();
+        let holds_for = Duration::from_secs(1000);
+        let sight = Sight { n_rewinds: 0, listing: Some(listing), holds_for };
+        let keeping = kept.open(INO, handle, sight, now);
+        if keeping != Keeping::Uses {
+            kernel.lock().drop_pages();
+        }
+        let fills = keeping != Keeping::Apart;
+        for offset in 0..N_ENTRIES {
+            {
+                let kernel = kernel.lock();
+                if fills && kernel.is_whole {
+                    let entry = kernel.entries.get(offset as usize);
+                    assert_eq!(entry, Some(&listing), "of one listing alone");
+                    continue;
+                }
+            }
+            kept.told(INO, handle, offset..offset + 1, None);
+            if fills {
+                kernel.lock().put(offset, listing);
+            }
+        }
+        kept.told(INO, handle, N_ENTRIES..N_ENTRIES, None);
+        if fills {
+            kernel.lock().end(N_ENTRIES);
+        }
+        kept.close(INO, handle);
+    }
+
+    /// Readers of one directory come and go while it changes: each sees one listing, the one that it was
+    /// opened on, whatever the kernel has kept of it from others.
+    #[test]
+    fn shuttle_kept() {
+        shuttle::check_random(
+            || {
+                let (kept, kernel) =
+                    (Arc::new(Kept::new()), Arc::new(Mutex::new(Kernel::default())));
+                let readers: Vec<_> = [[1, 1], [2, 1], [2, 2]]
+                    .into_iter()
+                    .enumerate()
+                    .map(|(number, listings)| {
+                        let (kept, kernel) = (Arc::clone(&kept), Arc::clone(&kernel));
+                        shuttle::thread::spawn(move || {
+                            for (turn, listing) in listings.into_iter().enumerate() {
+                                read(&kept, &kernel, Handle((number * 10 + turn) as u64), listing);
+                            }
+                        })
+                    })
+                    .collect();
+                for reader in readers {
+                    reader.join().expect("no reader panics");
+                }
+            },
+            5_000,
+        );
     }
 }
