@@ -67,6 +67,10 @@ struct Args {
     /// How long it does [default: for ever]
     #[arg(long, value_parser = humantime::parse_duration)]
     stall_for: Option<Duration>,
+    /// Each request is hit with this chance, rather than exactly the last of so many: the faults of several
+    /// kinds meet then, and follow each other
+    #[arg(long)]
+    at_random: bool,
     /// One connection in so many requests is reset
     #[arg(long)]
     resets_one_in: Option<u64>,
@@ -147,6 +151,7 @@ fn start(args: &Args) -> std::io::Result<Simulator> {
 /// What is given by itself counts more than `--far`.
 fn shaping(args: &Args) -> Shaping {
     let base = if args.far { Shaping::far() } else { Shaping::default() };
+    let one_in = |every| one_in(every, args.at_random);
     Shaping {
         latency_get: args.latency_get.unwrap_or(base.latency_get),
         latency_list: args.latency_list.unwrap_or(base.latency_list),
@@ -163,8 +168,13 @@ fn shaping(args: &Args) -> Shaping {
     }
 }
 
-fn one_in(every: Option<u64>) -> Share {
-    every.map_or(Share::None, Share::OneIn)
+fn one_in(every: Option<u64>, at_random: bool) -> Share {
+    match every {
+        None => Share::None,
+        #[expect(clippy::cast_precision_loss, reason = "a small number")]
+        Some(every) if at_random => Share::Fraction(1.0 / every as f64),
+        Some(every) => Share::OneIn(every),
+    }
 }
 
 fn fill(args: &Args, world: &World) {
