@@ -286,6 +286,9 @@ pub enum FsError {
     Deadline(u64),
     #[error("the request was given up by the task that served it")]
     Abandoned,
+    /// Of this machine.
+    #[error("the system has no memory for the bytes; {NO_MEMORY_ADVICE}")]
+    NoMemory,
     #[error("listing is denied")]
     ListDenied,
     /// Nobody is there to hear it: never the answer to a buffered read, whose pages others may wait for.
@@ -304,6 +307,10 @@ pub enum FsError {
     #[error("read-only file system")]
     ReadOnly,
 }
+
+/// What to do where the system has no memory, for the end of a sentence.
+pub const NO_MEMORY_ADVICE: &str = "raise the limit of the process (ulimit -v or -d, LimitAS= or \
+    LimitDATA=) or of the machine (vm.overcommit_memory, vm.max_map_count), or mount with a smaller --memory";
 
 /// How loud an error is in the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -340,7 +347,7 @@ impl FsError {
             Self::NotFound => (libc::ENOENT, Loudness::Debug),
             Self::Stale => (libc::ESTALE, Loudness::Info),
             Self::Deadline(_) => (libc::ETIMEDOUT, Loudness::Warn),
-            Self::Abandoned => (libc::EIO, Loudness::Warn),
+            Self::Abandoned | Self::NoMemory => (libc::EIO, Loudness::Warn),
             // Said once by the tree, which knows what was answered.
             Self::ListDenied => (libc::EACCES, Loudness::Debug),
             Self::Killed => (libc::EINTR, Loudness::Debug),

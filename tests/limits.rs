@@ -1,6 +1,7 @@
 //! What the machine gives a process: memory in a cgroup, descriptors, and room beside others like it.
 
 use std::fs;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -152,4 +153,99 @@ fn the_limit_of_open_files_is_raised_and_kept() {
         assert_eq!(warned, !is_enough, "{log}");
         assert!(!log.contains("Too many open files"), "{log}");
     }
+}
+
+/// How much address space a process may have.
+fn limit_addresses(mounted: &Mounted, bytes: u64) {
+    let limits = libc::rlimit { rlim_cur: bytes, rlim_max: libc::RLIM_INFINITY };
+    let pid = libc::pid_t::try_from(mounted.pid()).expect("a process");
+    // SAFETY: the limits are read from a value that is there, and nothing is written.
+    let result =
+        unsafe { libc::prlimit(pid, libc::RLIMIT_AS, &raw const limits, std::ptr::null_mut()) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+fn sha256(path: &Path) -> Result<String, String> {
+    let output = Command::new("sha256sum").arg(path).output().unwrap();
+    match output.status.success() {
+        true => Ok(String::from_utf8(output.stdout).unwrap()[..64].to_owned()),
+        false => Err(String::from_utf8(output.stderr).unwrap()),
+    }
+}
+
+/// Where the system has no memory for a read, that read is EIO at once, also for many who read together; names
+/// are told on, the log says once a minute what to do, and when there is memory again the same file is
+/// read, every byte.
+#[test]
+fn no_memory_for_a_read_is_an_error_and_not_the_end() {
+    let simulator = Simulator::builder().bucket("myfiles").start();
+    simulator.put_synthetic("myfiles", "big", 24 * MIB);
+    simulator.put_synthetic("myfiles", "small", 50_000);
+    simulator.put("myfiles", "d/f", "text");
+    let mut mounted = Mounted::new(&simulator, "myfiles", &["--memory", "256MiB"]);
+    // A part leaves 8 MiB to the rest of the process, which has to live on from these.
+    limit_addresses(&mounted, mounted.address_bytes() + 6 * MIB);
+    for name in ["big", "small"] {
+        let err = sha256(&mounted.join(name)).unwrap_err();
+        assert!(err.contains("Input/output error"), "{err}");
+    }
+    let direct =
+        fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(mounted.join("big"));
+    let direct = direct.unwrap();
+    let read_at = |at| {
+        let mut memory = vec![0_u8; 3 * 4096];
+        let start = memory.as_ptr().align_offset(4096);
+        direct.read_exact_at(&mut memory[start..start + 4096], at)?;
+        Ok::<_, std::io::Error>(memory[start..start + 4096].to_vec())
+    };
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..16).map(|n| scope.spawn(move || read_at(n % 5 * MIB))).collect();
+        for reader in readers {
+            let err = reader.join().unwrap().unwrap_err();
+            assert_eq!(err.raw_os_error(), Some(libc::EIO), "not its deadline");
+        }
+    });
+    assert_eq!(fs::metadata(mounted.join("d/f")).unwrap().len(), 4);
+    assert_eq!(fs::read_dir(mounted.path()).unwrap().count(), 3);
+    let log = mounted.log();
+    let failed = "the system has no memory for the bytes; raise the limit of the process";
+    assert_eq!(log.matches(failed).count(), 1, "{log}");
+    assert!(log.contains("or mount with a smaller --memory"), "{log}");
+
+    limit_addresses(&mounted, libc::RLIM_INFINITY);
+    let expected = simulator.range_bytes("myfiles", "big", 2 * MIB..2 * MIB + 4096);
+    assert!(read_at(2 * MIB).unwrap() == expected);
+    for name in ["big", "small"] {
+        assert_eq!(sha256(&mounted.join(name)), Ok(simulator.sha256("myfiles", name)));
+    }
+    assert_eq!(fs::read_to_string(mounted.join("d/f")).unwrap(), "text");
+    assert!(mounted.is_running());
+}
+
+/// Where the system has less memory than `--memory` allows, files are read all the same, many at once: what was
+/// read already goes first, less comes ahead, readers wait for each other, and the log says so.
+#[test]
+fn less_memory_than_allowed_is_enough_for_those_who_read() {
+    const FILES: u64 = 8;
+    let simulator = Simulator::builder().bucket("myfiles").start();
+    for index in 0..FILES {
+        simulator.put_synthetic("myfiles", &format!("f{index}"), 12 * MIB + index);
+    }
+    // What was read stays in memory as long as there is some: the kernel keeps none of it.
+    let mounted = Mounted::new(&simulator, "myfiles", &["--memory", "256MiB", "--direct-io"]);
+    limit_addresses(&mounted, mounted.address_bytes() + 32 * MIB);
+    for _ in 0..2 {
+        std::thread::scope(|scope| {
+            let read = |name: String| (sha256(&mounted.join(&name)), name);
+            let readers: Vec<_> =
+                (0..FILES).map(|index| scope.spawn(move || read(format!("f{index}")))).collect();
+            for reader in readers {
+                let (sum, name) = reader.join().unwrap();
+                assert_eq!(sum, Ok(simulator.sha256("myfiles", &name)), "{name}");
+            }
+        });
+    }
+    let log = mounted.log();
+    assert!(log.contains("the system has no more memory for s3mount"), "{log}");
+    assert!(!log.contains("no memory for the bytes"), "{log}");
 }

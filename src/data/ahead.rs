@@ -85,7 +85,7 @@ impl Data {
     }
 
     /// Asks for the next range of a file that is loaded, with what of it is in memory. None where
-    /// there is no room, where nobody asked for anything for long, and where all is here.
+    /// there is no room or no memory, where nobody asked for anything for long, and where all is here.
     pub fn bring(self: &Arc<Self>, file: &Arc<File>) -> Vec<Brought> {
         let len = LOAD_PART_BYTES.min(self.part_bytes_max());
         let brought = |part: Arc<Part>, range: Range<u64>| {
@@ -115,7 +115,8 @@ impl Data {
                 else {
                     break;
                 };
-                let (part, download) = Part::new(gap, true, permit);
+                let Some(chunk) = self.chunk_ahead(&permit) else { return parts };
+                let (part, download) = Part::new(gap, true, permit, chunk);
                 {
                     let mut index = self.index.lock();
                     if index.gaps(file.ino, &part.range) != [part.range.clone(); 1] {
@@ -144,7 +145,8 @@ impl Data {
             return;
         }
         let Some(permit) = self.reserve_ahead(chunk_bytes(&range)) else { return };
-        let (part, download) = Part::new(range, true, permit);
+        let Some(chunk) = self.chunk_ahead(&permit) else { return };
+        let (part, download) = Part::new(range, true, permit, chunk);
         {
             let mut index = self.index.lock();
             if index.has_any(ino) {

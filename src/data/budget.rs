@@ -2,7 +2,8 @@
 //!
 //! Rules: all parts of one request are reserved in one step, so a holder never waits for
 //! more; demand waits in order of arrival, prefetch only tries and never passes waiting demand;
-//! metadata never waits. Freed memory of a part is kept for the next part of its size, within the
+//! metadata never waits. Demand for which the system had no memory waits until others hold less
+//! than then. Freed memory of a part is kept for the next part of its size, within the
 //! budget: fresh memory costs a page fault for each 4 KiB.
 
 use std::collections::VecDeque;
@@ -49,8 +50,17 @@ struct State {
 
 struct Waiting {
     ticket: u64,
-    bytes: u64,
+    want: Want,
     waker: Option<Waker>,
+}
+
+/// What one request waits for.
+#[derive(Clone, Copy)]
+struct Want {
+    bytes: u64,
+    /// What all permits may hold with these bytes, beside the budget's own limit. Who is alone has not to
+    /// keep to it.
+    used_max: u64,
 }
 
 /// The right to hold one chunk. Given back by Drop.
@@ -88,8 +98,10 @@ impl Budget {
     /// Bytes that are missing for the first in the queue.
     pub(crate) fn missing(&self) -> u64 {
         let state = self.shared.state.lock();
-        let wanted = state.queue.front().map_or(0, |waiting| waiting.bytes);
-        (state.used + self.shared.counted(&state) + wanted).saturating_sub(self.shared.limit)
+        let want = state.queue.front().map_or(Want::of(&[], u64::MAX), |first| first.want);
+        let used = state.used + want.bytes;
+        let over = (used + self.shared.counted(&state)).saturating_sub(self.shared.limit);
+        over.max(used.saturating_sub(want.used_max))
     }
 
     /// Metadata never waits: the sum is stated, and parts make room.
@@ -111,16 +123,14 @@ impl Budget {
 
     /// The memory that is kept for reuse: to be dropped, not under a lock.
     pub(crate) fn take_pool(&self) -> impl Send + use<> {
-        let mut state = self.shared.state.lock();
-        state.pooled = 0;
-        std::mem::take(&mut state.pool)
+        self.shared.state.lock().take_pool()
     }
 
     /// One permit for each size, all or none, at once or not at all; not past waiting demand.
     pub(crate) fn try_reserve(&self, sizes: &[usize]) -> Option<Vec<Permit>> {
         let freed = {
             let mut state = self.shared.state.lock();
-            if !state.queue.is_empty() || !self.shared.fits(&state, total(sizes)) {
+            if !state.queue.is_empty() || !self.shared.fits(&state, Want::of(sizes, u64::MAX)) {
                 return None;
             }
             self.shared.grant(&mut state, total(sizes))
@@ -129,13 +139,15 @@ impl Budget {
         Some(self.permits(sizes))
     }
 
-    /// One permit for each size, all in one step, when there is room, in order of arrival.
+    /// One permit for each size, all in one step, in order of arrival: when there is room, and when all
+    /// permits with these hold at most `used_max`, or there are no others.
     ///
     /// # Panics
     /// When they can never fit.
-    pub(crate) fn reserve<'a>(&'a self, sizes: &'a [usize]) -> Reserve<'a> {
-        assert!(total(sizes) <= self.shared.limit, "one request is smaller than the least budget");
-        Reserve { budget: self, sizes, ticket: None }
+    pub(crate) fn reserve<'a>(&'a self, sizes: &'a [usize], used_max: u64) -> Reserve<'a> {
+        let want = Want::of(sizes, used_max);
+        assert!(want.bytes <= self.shared.limit, "one request is smaller than the least budget");
+        Reserve { budget: self, sizes, want, ticket: None }
     }
 
     fn permits(&self, sizes: &[usize]) -> Vec<Permit> {
@@ -148,14 +160,21 @@ fn total(sizes: &[usize]) -> u64 {
     sizes.iter().map(|size| *size as u64).sum()
 }
 
+impl Want {
+    fn of(sizes: &[usize], used_max: u64) -> Self {
+        Self { bytes: total(sizes), used_max }
+    }
+}
+
 impl Shared {
     /// Metadata beyond half the budget is an overrun, and does not starve the bytes.
     fn counted(&self, state: &State) -> u64 {
         state.metadata.min(self.limit / 2)
     }
 
-    fn fits(&self, state: &State, bytes: u64) -> bool {
-        state.used + self.counted(state) + bytes <= self.limit
+    fn fits(&self, state: &State, want: Want) -> bool {
+        let used = state.used + want.bytes;
+        used + self.counted(state) <= self.limit && (used <= want.used_max || state.used == 0)
     }
 
     /// Counts `bytes` as used. Returns pooled chunks to be freed outside the lock.
@@ -176,7 +195,7 @@ impl Shared {
         let waker = {
             let mut state = self.state.lock();
             let fits = match state.queue.front() {
-                Some(first) => self.fits(&state, first.bytes),
+                Some(first) => self.fits(&state, first.want),
                 None => false,
             };
             if fits { state.queue.front_mut().and_then(|first| first.waker.take()) } else { None }
@@ -191,6 +210,7 @@ impl Shared {
 pub(crate) struct Reserve<'a> {
     budget: &'a Budget,
     sizes: &'a [usize],
+    want: Want,
     /// The place in the queue, once it has one.
     ticket: Option<u64>,
 }
@@ -199,16 +219,15 @@ impl Future for Reserve<'_> {
     type Output = Vec<Permit>;
 
     fn poll(mut self: Pin<&mut Self>, ctx: &mut Context<'_>) -> Poll<Vec<Permit>> {
-        let shared = &self.budget.shared;
-        let bytes = total(self.sizes);
+        let (shared, want) = (&self.budget.shared, self.want);
         let freed = {
             let mut state = shared.state.lock();
             let first = match self.ticket {
                 None => state.queue.is_empty(),
                 Some(ticket) => state.queue.front().is_some_and(|first| first.ticket == ticket),
             };
-            if !(first && shared.fits(&state, bytes)) {
-                let ticket = state.enqueue(self.ticket, bytes, ctx.waker());
+            if !(first && shared.fits(&state, want)) {
+                let ticket = state.enqueue(self.ticket, want, ctx.waker());
                 drop(state);
                 self.ticket = Some(ticket);
                 return Poll::Pending;
@@ -216,7 +235,7 @@ impl Future for Reserve<'_> {
             if self.ticket.is_some() {
                 state.queue.pop_front();
             }
-            shared.grant(&mut state, bytes)
+            shared.grant(&mut state, want.bytes)
         };
         drop(freed);
         let permits = self.budget.permits(self.sizes);
@@ -246,8 +265,14 @@ impl State {
         gone
     }
 
+    /// All of it, to be dropped outside the lock.
+    fn take_pool(&mut self) -> VecDeque<Chunk> {
+        self.pooled = 0;
+        std::mem::take(&mut self.pool)
+    }
+
     /// Keeps the place of `ticket`, or takes the last one.
-    fn enqueue(&mut self, ticket: Option<u64>, bytes: u64, waker: &Waker) -> u64 {
+    fn enqueue(&mut self, ticket: Option<u64>, want: Want, waker: &Waker) -> u64 {
         let found = self.queue.iter_mut().find(|waiting| Some(waiting.ticket) == ticket);
         if let Some(waiting) = found {
             waiting.waker = Some(waker.clone());
@@ -255,7 +280,7 @@ impl State {
         }
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        self.queue.push_back(Waiting { ticket, bytes, waker: Some(waker.clone()) });
+        self.queue.push_back(Waiting { ticket, want, waker: Some(waker.clone()) });
         ticket
     }
 }
@@ -276,8 +301,9 @@ impl Permit {
     }
 
     /// Memory of the permit's size, recycled where there is some. Where there is none of it, parts have
-    /// another size now, and as much of the rest is given back to the system.
-    pub(crate) fn take_chunk(&self) -> Chunk {
+    /// another size now, and as much of the rest is given back to the system; all of the rest, where the
+    /// system has no memory. `None` where that does not help. What is new leaves the system `headroom` bytes.
+    pub(crate) fn take_chunk(&self, headroom: usize) -> Option<Chunk> {
         let (recycled, freed) = {
             let mut state = self.shared.state.lock();
             match state.pool.iter().rposition(|chunk| chunk.capacity() == self.bytes) {
@@ -286,7 +312,11 @@ impl Permit {
             }
         };
         drop(freed);
-        recycled.unwrap_or_else(|| Chunk::allocate(self.bytes))
+        recycled.or_else(|| Chunk::allocate(self.bytes, headroom)).or_else(|| {
+            let pool = self.shared.state.lock().take_pool();
+            drop(pool);
+            Chunk::allocate(self.bytes, headroom)
+        })
     }
 
     /// Keeps the memory for the next part of its size. The drop of the permit, which follows, bounds
@@ -316,6 +346,7 @@ impl Drop for Permit {
 mod tests {
     use futures_util::FutureExt;
 
+    use super::super::buffer::system;
     use super::*;
 
     #[test]
@@ -323,9 +354,9 @@ mod tests {
         let budget = Budget::new(100);
         let held = budget.try_reserve(&[40, 40]).unwrap();
         assert!(budget.try_reserve(&[10, 20]).is_none());
-        assert!(budget.reserve(&[10, 20]).now_or_never().is_none());
+        assert!(budget.reserve(&[10, 20], u64::MAX).now_or_never().is_none());
         drop(held);
-        assert_eq!(budget.reserve(&[10, 20]).now_or_never().unwrap().len(), 2);
+        assert_eq!(budget.reserve(&[10, 20], u64::MAX).now_or_never().unwrap().len(), 2);
         assert_eq!(budget.used(), 0, "dropped permits are given back");
     }
 
@@ -334,10 +365,10 @@ mod tests {
         let budget = Budget::new(100);
         let held = budget.try_reserve(&[90]).unwrap();
         let big = [50];
-        let mut first = Box::pin(budget.reserve(&big));
+        let mut first = Box::pin(budget.reserve(&big, u64::MAX));
         assert!((&mut first).now_or_never().is_none());
         assert!(budget.try_reserve(&[5]).is_none(), "5 would fit, but demand waits");
-        assert!(budget.reserve(&[5]).now_or_never().is_none(), "no overtaking");
+        assert!(budget.reserve(&[5], u64::MAX).now_or_never().is_none(), "no overtaking");
         drop(held);
         assert_eq!(first.await.len(), 1);
     }
@@ -346,11 +377,11 @@ mod tests {
     async fn one_who_gives_up_lets_the_next_one_through() {
         let budget = Budget::new(100);
         let held = budget.try_reserve(&[60]).unwrap();
-        let mut big = Box::pin(budget.reserve(&[90]));
+        let mut big = Box::pin(budget.reserve(&[90], u64::MAX));
         assert!((&mut big).now_or_never().is_none());
         let task = tokio::spawn({
             let budget = budget.clone();
-            async move { budget.reserve(&[30]).await.len() }
+            async move { budget.reserve(&[30], u64::MAX).await.len() }
         });
         tokio::task::yield_now().await;
         drop(big);
@@ -363,7 +394,7 @@ mod tests {
         let budget = Budget::new(1 << 30);
         for size in [1 << 20; 40].into_iter().chain([4 << 20; 8]) {
             let permit = budget.try_reserve(&[size]).unwrap().pop().unwrap();
-            let chunk = Chunk::allocate(size);
+            let chunk = Chunk::allocate(size, 0).unwrap();
             permit.give_back_chunk(chunk);
         }
         let state = budget.shared.state.lock();
@@ -376,19 +407,52 @@ mod tests {
         let budget = Budget::new(1 << 30);
         for _ in 0..8 {
             let permit = budget.try_reserve(&[1 << 20]).unwrap().pop().unwrap();
-            permit.give_back_chunk(Chunk::allocate(1 << 20));
+            permit.give_back_chunk(Chunk::allocate(1 << 20, 0).unwrap());
         }
         let permit = budget.try_reserve(&[4 << 20]).unwrap().pop().unwrap();
-        let chunk = permit.take_chunk();
+        let chunk = permit.take_chunk(0).unwrap();
         assert_eq!(budget.shared.state.lock().pooled, 4 << 20);
         permit.give_back_chunk(chunk);
+    }
+
+    #[test]
+    fn who_waits_until_others_hold_less_waits_no_longer_than_until_there_are_none() {
+        let budget = Budget::new(100);
+        let mut held = budget.try_reserve(&[10, 10, 10]).unwrap();
+        let mut within = Box::pin(budget.reserve(&[10], 30));
+        assert!((&mut within).now_or_never().is_none(), "there would be room for it");
+        assert_eq!(budget.missing(), 10);
+        assert!(budget.try_reserve(&[1]).is_none(), "prefetch does not pass it");
+        held.pop();
+        assert_eq!(within.now_or_never().unwrap().len(), 1);
+        let mut alone = Box::pin(budget.reserve(&[10], 0));
+        held.pop();
+        assert!((&mut alone).now_or_never().is_none());
+        held.pop();
+        assert_eq!(alone.now_or_never().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn the_pool_goes_back_to_a_system_that_has_no_more() {
+        let budget = Budget::new(1 << 30);
+        let mut permits = budget.try_reserve(&[1 << 20; 8]).unwrap();
+        permits.drain(..).for_each(|permit| {
+            permit.give_back_chunk(Chunk::allocate(1 << 20, 0).unwrap());
+        });
+        // The limit was lowered below what is held.
+        system::has(-(3 << 20));
+        let permit = budget.try_reserve(&[512 << 10]).unwrap().pop().unwrap();
+        assert!(permit.take_chunk(0).is_some());
+        assert_eq!(budget.pooled(), 0);
+        let large = budget.try_reserve(&[8 << 20]).unwrap().pop().unwrap();
+        assert!(large.take_chunk(0).is_none());
     }
 
     #[test]
     fn freed_memory_is_used_again_and_counts_until_then() {
         let budget = Budget::new(1 << 20);
         let permit = budget.try_reserve(&[512 << 10]).unwrap().pop().unwrap();
-        let chunk = permit.take_chunk();
+        let chunk = permit.take_chunk(0).unwrap();
         permit.give_back_chunk(chunk);
         drop(permit);
         assert_eq!(budget.shared.state.lock().pooled, 512 << 10);
@@ -402,8 +466,8 @@ mod tests {
 mod shuttle_models {
     use super::*;
 
-    /// Four requests that fit only two at a time, one of which gives up half-way: the limit is
-    /// never passed, all others are served, and all is given back.
+    /// Four requests that fit only two at a time, one of which gives up half-way and one of which has to be
+    /// alone: the limit is never passed, all others are served, and all is given back.
     #[test]
     fn shuttle_budget() {
         shuttle::check_random(
@@ -415,13 +479,16 @@ mod shuttle_models {
                         shuttle::thread::spawn(move || {
                             let sizes = [20, 25];
                             if number == 3 {
-                                let mut reserve = Box::pin(budget.reserve(&sizes));
+                                let mut reserve = Box::pin(budget.reserve(&sizes, u64::MAX));
                                 let mut ctx = Context::from_waker(Waker::noop());
                                 let _ = reserve.as_mut().poll(&mut ctx);
                                 return;
                             }
-                            let permits = shuttle::future::block_on(budget.reserve(&sizes));
-                            assert!(budget.used() <= 100);
+                            let (used_max, bound) =
+                                if number == 2 { (0, 45) } else { (u64::MAX, 100) };
+                            let permits =
+                                shuttle::future::block_on(budget.reserve(&sizes, used_max));
+                            assert!(number == 2 || budget.used() <= bound);
                             shuttle::thread::yield_now();
                             drop(permits);
                         })

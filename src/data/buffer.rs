@@ -28,19 +28,22 @@ pub(crate) struct Chunk {
 unsafe impl Send for Chunk {}
 
 impl Chunk {
+    /// `None` when the system has no memory for it and for `headroom` bytes beside it.
+    ///
     /// # Panics
-    /// When `capacity` is 0; aborts when the system has no memory.
-    pub(crate) fn allocate(capacity: usize) -> Self {
-        let layout = Self::layout(capacity);
+    /// When `capacity` is 0.
+    pub(crate) fn allocate(capacity: usize, headroom: usize) -> Option<Self> {
         assert!(capacity > 0, "an empty part has no buffer");
+        #[cfg(test)]
+        system::take(capacity)?;
         let memory = if Self::is_mapped(capacity) {
             map(capacity)
         } else {
             // SAFETY: the layout's size is not zero.
-            NonNull::new(unsafe { std::alloc::alloc(layout) })
+            NonNull::new(unsafe { std::alloc::alloc(Self::layout(capacity)) })
         };
-        let memory = memory.unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
-        Self { memory, capacity }
+        let chunk = Self { memory: memory?, capacity };
+        has(headroom).then_some(chunk)
     }
 
     /// Bytes.
@@ -62,6 +65,8 @@ impl Chunk {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
+        #[cfg(test)]
+        system::give_back(self.capacity);
         if Self::is_mapped(self.capacity) {
             // SAFETY: mapped in `allocate` with this very length, and nobody else unmaps it.
             unsafe { libc::munmap(self.memory.as_ptr().cast(), self.capacity) };
@@ -77,18 +82,57 @@ impl Drop for Chunk {
 /// In huge pages where it holds some, as a stream touches all of it anyway: one page fault for 2 MiB
 /// rather than 512, and the copy to the kernel looks up as many fewer pages.
 fn map(capacity: usize) -> Option<NonNull<u8>> {
+    let memory = map_anywhere(capacity)?;
+    if capacity.is_multiple_of(HUGE_PAGE_BYTES) {
+        // SAFETY: the mapping was just made with this very length. It is a wish, and may fail.
+        unsafe { libc::madvise(memory.as_ptr(), capacity, libc::MADV_HUGEPAGE) };
+    }
+    Some(memory.cast())
+}
+
+/// Whether the system would give so much. Nobody touches it, so that it costs two calls and no page; limits
+/// of addresses and of data count it all the same, as does strict overcommit.
+fn has(headroom: usize) -> bool {
+    if headroom == 0 || cfg!(miri) {
+        return true;
+    }
+    map_anywhere(headroom).is_some_and(|memory| {
+        // SAFETY: just mapped with this very length, and nobody else knows of it.
+        unsafe { libc::munmap(memory.as_ptr(), headroom) };
+        true
+    })
+}
+
+fn map_anywhere(len: usize) -> Option<NonNull<libc::c_void>> {
     let (protection, flags) =
         (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: a new mapping at an address that the kernel chooses touches nothing that exists.
-    let memory = unsafe { libc::mmap(std::ptr::null_mut(), capacity, protection, flags, -1, 0) };
-    if memory == libc::MAP_FAILED {
-        return None;
+    let memory = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, -1, 0) };
+    if memory == libc::MAP_FAILED { None } else { NonNull::new(memory) }
+}
+
+/// For tests: a system that has only so many bytes for the chunks of this thread.
+#[cfg(test)]
+pub(crate) mod system {
+    use std::cell::Cell;
+
+    thread_local! {
+        static LEFT: Cell<i64> = const { Cell::new(i64::MAX) };
     }
-    if capacity.is_multiple_of(HUGE_PAGE_BYTES) {
-        // SAFETY: the mapping was just made with this very length. It is a wish, and may fail.
-        unsafe { libc::madvise(memory, capacity, libc::MADV_HUGEPAGE) };
+
+    /// From now on, beside the chunks that there are; less than nothing where these are too much already.
+    pub(crate) fn has(bytes: i64) {
+        LEFT.set(bytes);
     }
-    NonNull::new(memory.cast())
+
+    pub(super) fn take(bytes: usize) -> Option<()> {
+        let left = LEFT.get() - i64::try_from(bytes).ok()?;
+        (left >= 0).then(|| LEFT.set(left))
+    }
+
+    pub(super) fn give_back(bytes: usize) {
+        LEFT.set(LEFT.get().saturating_add_unsigned(bytes as u64));
+    }
 }
 
 /// A part's bytes. Readers share it; its memory goes back to the budget's pool at the last drop.
@@ -108,9 +152,8 @@ pub(crate) struct Buffer {
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
-    /// A buffer for `len` bytes within the permit's chunk, and the right to fill it.
-    pub(crate) fn new(permit: Permit, len: usize) -> (Arc<Self>, Filler) {
-        let chunk = permit.take_chunk();
+    /// A buffer for `len` bytes in the chunk that `permit` is for, and the right to fill it.
+    pub(crate) fn new(permit: Permit, chunk: Chunk, len: usize) -> (Arc<Self>, Filler) {
         assert!(len <= chunk.capacity(), "the permit covers the part");
         let filled = AtomicUsize::new(0);
         let buffer = Arc::new(Self { chunk: Some(chunk), filled, len, permit });
@@ -195,11 +238,16 @@ mod tests {
     use super::*;
     use crate::data::budget::Budget;
 
+    fn buffer(permit: Permit, len: usize) -> (Arc<Buffer>, Filler) {
+        let chunk = permit.take_chunk(0).unwrap();
+        Buffer::new(permit, chunk, len)
+    }
+
     #[test]
     fn a_reader_sees_what_was_appended_and_nothing_beyond() {
         let budget = Budget::new(1 << 20);
         let permit = budget.try_reserve(&[8192]).unwrap().pop().unwrap();
-        let (buffer, mut filler) = Buffer::new(permit, 6000);
+        let (buffer, mut filler) = buffer(permit, 6000);
         assert_eq!(buffer.get(0..1), None);
         filler.append(b"hello ");
         filler.append(b"world");
@@ -212,7 +260,7 @@ mod tests {
     fn what_is_staged_is_seen_when_it_is_published_and_can_be_replaced_until_then() {
         let budget = Budget::new(1 << 20);
         let permit = budget.try_reserve(&[4096]).unwrap().pop().unwrap();
-        let (buffer, mut filler) = Buffer::new(permit, 12);
+        let (buffer, mut filler) = buffer(permit, 12);
         filler.append(b"hello ");
         filler.stage(b"wrong");
         assert_eq!((buffer.filled(), filler.room()), (6, 1));
@@ -228,7 +276,7 @@ mod tests {
     fn a_reader_on_another_thread_sees_whole_bytes_only() {
         let budget = Budget::new(1 << 20);
         let permit = budget.try_reserve(&[4096]).unwrap().pop().unwrap();
-        let (buffer, mut filler) = Buffer::new(permit, 1000);
+        let (buffer, mut filler) = buffer(permit, 1000);
         let reader = std::thread::spawn(move || {
             loop {
                 let filled = buffer.filled();
@@ -250,7 +298,7 @@ mod tests {
     fn more_bytes_than_asked_for_are_refused() {
         let budget = Budget::new(1 << 20);
         let permit = budget.try_reserve(&[4096]).unwrap().pop().unwrap();
-        let (_buffer, mut filler) = Buffer::new(permit, 3);
+        let (_buffer, mut filler) = buffer(permit, 3);
         filler.append(b"four");
     }
 }
@@ -268,7 +316,8 @@ mod shuttle_models {
             || {
                 let budget = Budget::new(1 << 20);
                 let permit = budget.try_reserve(&[4096]).expect("room").pop().expect("one");
-                let (buffer, mut filler) = Buffer::new(permit, 4);
+                let chunk = permit.take_chunk(0).expect("memory");
+                let (buffer, mut filler) = Buffer::new(permit, chunk, 4);
                 let readers: Vec<_> = (0..2)
                     .map(|_| {
                         let buffer = Arc::clone(&buffer);

@@ -392,7 +392,8 @@ mod tests {
     fn part(budget: &Budget, range: Range<u64>) -> Arc<Part> {
         let size = usize::try_from(range.end - range.start).expect("small");
         let permit = budget.try_reserve(&[size]).and_then(|mut all| all.pop()).expect("room");
-        let (part, mut download) = Part::new(range, false, permit);
+        let chunk = permit.take_chunk(0).expect("memory");
+        let (part, mut download) = Part::new(range, false, permit, chunk);
         download.append(&vec![0; size]);
         download.finish(Ok(()));
         part

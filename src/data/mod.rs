@@ -19,6 +19,7 @@ mod part;
 mod prefetch;
 mod read;
 mod remembered;
+mod scarce;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,6 +37,7 @@ use self::open::Openings;
 pub use self::open::{Opened, Recency, Replacement};
 use self::part::Part;
 pub use self::read::ReadBytes;
+use self::scarce::Scarcity;
 use crate::config::{PageCache, Ttl};
 use crate::metrics::Metrics;
 use crate::object::{Ino, Object};
@@ -56,6 +58,7 @@ pub struct Data {
     reach: Arc<Reach>,
     openings: Openings,
     idle: Idle,
+    scarcity: Scarcity,
     numbering: Numbering,
     /// A GET by version id was denied once: it needs `s3:GetObjectVersion`.
     old_versions_denied: AtomicBool,
@@ -101,6 +104,7 @@ impl Data {
             index: Mutex::new(Index::new(config.memory_max_bytes / REMEMBERED_SHARE)),
             openings: open::openings(),
             idle: Idle::default(),
+            scarcity: Scarcity::default(),
             numbering,
             old_versions_denied: AtomicBool::new(false),
         })

@@ -187,8 +187,10 @@ impl Data {
             None => None,
         };
         let rest = permit.filter(|_| range.end > 0).and_then(|permit| {
+            // Without memory, too: whoever reads asks for it again, and hears of it.
+            let chunk = self.chunk_for_reader(&permit).ok()?;
             let content = Content::of(answer, &range);
-            let (part, download) = Part::new(range, false, permit);
+            let (part, download) = Part::new(range, false, permit, chunk);
             let mut index = self.index.lock();
             let free = index.gaps(current.ino, &part.range) == [part.range.clone(); 1];
             free.then(|| {

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::task::AbortHandle;
 
 use super::budget::Permit;
-use super::buffer::{Buffer, Filler};
+use super::buffer::{Buffer, Chunk, Filler};
 use crate::error::FsError;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
@@ -36,9 +36,14 @@ struct Flow {
 
 impl Part {
     /// A part to be filled, and the duty to fill it.
-    pub(crate) fn new(range: Range<u64>, streamed: bool, permit: Permit) -> (Arc<Self>, Download) {
+    pub(crate) fn new(
+        range: Range<u64>,
+        streamed: bool,
+        permit: Permit,
+        chunk: Chunk,
+    ) -> (Arc<Self>, Download) {
         let len = bytes(range.end - range.start);
-        let (buffer, filler) = Buffer::new(permit, len);
+        let (buffer, filler) = Buffer::new(permit, chunk, len);
         let part = Arc::new(Self {
             range,
             streamed,
@@ -230,7 +235,8 @@ mod shuttle_models {
                 move || {
                     let budget = Budget::new(1 << 20);
                     let permit = budget.try_reserve(&[4096]).expect("room").pop().expect("one");
-                    let (part, mut download) = Part::new(0..4, false, permit);
+                    let chunk = permit.take_chunk(0).expect("memory");
+                    let (part, mut download) = Part::new(0..4, false, permit, chunk);
                     let readers: Vec<_> = [1, 4]
                         .map(|end| {
                             let part = Arc::clone(&part);

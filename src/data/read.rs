@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use super::budget::Permit;
 use super::buffer::Buffer;
-use super::part::Part;
+use super::part::{Download, Part};
 use super::prefetch::{ALIGN, Advice, Bounds, PART_BYTES_MAX, align_down, align_up, pieces};
+use super::scarce::NoMemory;
 use super::{Data, File};
 use crate::error::FsError;
 
@@ -110,7 +111,7 @@ impl Data {
             }
             part.wait_until(end).await?;
         }
-        let bytes = self.hand_over(file, &parts, &range, buffered);
+        let bytes = self.hand_over(file, &parts, &range, buffered)?;
         if buffered && range.start == 0 {
             file.loading.lock().on_head(bytes.as_ref());
         }
@@ -127,6 +128,8 @@ impl Data {
     ) -> Result<Vec<Arc<Part>>, FsError> {
         // Only in one piece can it be compared with its checksum.
         let most = if file.is_whole_only() { PART_BYTES_MAX } else { bounds.demand_max };
+        // What all parts may hold: less once the system had no memory for more.
+        let mut used_max = u64::MAX;
         loop {
             let gaps = {
                 let mut index = self.index.lock();
@@ -138,7 +141,8 @@ impl Data {
             let mut wanted = needed(gaps, range, advice.part_bytes, most);
             // What was read already is no pressure: it goes when room is needed.
             self.evict_for(sizes(&wanted).iter().map(|size| *size as u64).sum());
-            let permits = match self.budget.try_reserve(&sizes(&wanted)) {
+            let at_once = (used_max == u64::MAX).then(|| self.budget.try_reserve(&sizes(&wanted)));
+            let permits = match at_once.flatten() {
                 Some(permits) => permits,
                 None => {
                     // Under pressure a demand part is no larger than its aligned request.
@@ -147,20 +151,31 @@ impl Data {
                         let gaps = self.index.lock().gaps(file.ino, &aligned);
                         wanted = needed(gaps, range, ALIGN, most);
                     }
-                    self.wait_for_room(&sizes(&wanted)).await
+                    self.wait_for_room_within(&sizes(&wanted), used_max).await
                 }
             };
             crate::failpoint!("budget");
             // Taken in the same step, so that a part that fails at once still tells this reader.
-            if let Some(parts) = self.start_wanted(file, range, wanted, permits) {
-                return Ok(parts);
+            match self.start_wanted(file, range, wanted, permits) {
+                Ok(Some(parts)) => return Ok(parts),
+                Ok(None) => {}
+                // Nobody else has any that would come back.
+                Err(NoMemory) if used_max == 0 => return Err(FsError::NoMemory),
+                // Again with less, when those who hold some now have given it back. Halved, so that it comes
+                // to an end where others are always there before.
+                Err(NoMemory) => used_max = self.budget.used().min(used_max / 2),
             }
         }
     }
 
     /// Waits in the budget's queue, and makes room from then on.
     pub(super) async fn wait_for_room(&self, sizes: &[usize]) -> Vec<Permit> {
-        let mut reserve = pin!(self.budget.reserve(sizes));
+        self.wait_for_room_within(sizes, u64::MAX).await
+    }
+
+    /// As [`Data::wait_for_room`], until all parts with these hold at most `used_max`, or there are no others.
+    async fn wait_for_room_within(&self, sizes: &[usize], used_max: u64) -> Vec<Permit> {
+        let mut reserve = pin!(self.budget.reserve(sizes, used_max));
         let mut queued = false;
         std::future::poll_fn(|ctx| {
             let polled = reserve.as_mut().poll(ctx);
@@ -175,17 +190,20 @@ impl Data {
         .await
     }
 
-    /// Puts parts into the gaps that are still there, and takes the parts of `range`.
+    /// Puts parts into the gaps that are still there, and takes the parts of `range`. Where the system has no
+    /// memory for one of them, nothing is asked for.
     fn start_wanted(
         self: &Arc<Self>,
         file: &Arc<File>,
         range: &Range<u64>,
         wanted: Vec<Range<u64>>,
         permits: Vec<Permit>,
-    ) -> Option<Vec<Arc<Part>>> {
-        let new =
-            wanted.into_iter().zip(permits).map(|(range, permit)| Part::new(range, false, permit));
-        let new: Vec<_> = new.collect();
+    ) -> Result<Option<Vec<Arc<Part>>>, NoMemory> {
+        let new = wanted.into_iter().zip(permits).map(|(range, permit)| {
+            let chunk = self.chunk_for_reader(&permit)?;
+            Ok(Part::new(range, false, permit, chunk))
+        });
+        let new: Vec<(Arc<Part>, Download)> = new.collect::<Result<_, _>>()?;
         let (parts, (started, spare)) = {
             let mut index = self.index.lock();
             // Another reader may have asked for one while this one waited for room.
@@ -202,7 +220,7 @@ impl Data {
         for (_, download) in started {
             self.start_download(file, download);
         }
-        parts
+        Ok(parts)
     }
 
     /// Asks for what a reader will read next, as far as there is room without waiting.
@@ -231,7 +249,7 @@ impl Data {
         }
     }
 
-    /// False when there was no room for all of it.
+    /// False when there was no room or no memory for all of it.
     fn ask_for_piece(self: &Arc<Self>, file: &Arc<File>, range: &Range<u64>) -> bool {
         let missing = file.loading.lock().not_given(range);
         let gaps = {
@@ -240,7 +258,8 @@ impl Data {
         };
         for gap in gaps {
             let Some(permit) = self.reserve_ahead(chunk_bytes(&gap)) else { return false };
-            let (part, download) = Part::new(gap, true, permit);
+            let Some(chunk) = self.chunk_ahead(&permit) else { return false };
+            let (part, download) = Part::new(gap, true, permit, chunk);
             {
                 let mut index = self.index.lock();
                 if index.gaps(file.ino, &part.range) != [part.range.clone(); 1] {
@@ -291,7 +310,8 @@ impl Data {
         parts: &[Arc<Part>],
         range: &Range<u64>,
         buffered: bool,
-    ) -> ReadBytes {
+    ) -> Result<ReadBytes, NoMemory> {
+        let found = found(parts, range)?;
         let mut passed = Vec::new();
         for part in parts {
             let local = part.local(range);
@@ -302,16 +322,7 @@ impl Data {
             }
         }
         drop(passed);
-        if let [part] = parts {
-            let (buffer, range) = (Arc::clone(part.buffer()), part.local(range));
-            return ReadBytes(Found::Within { buffer, range });
-        }
-        let mut bytes = Vec::with_capacity(parts.iter().map(|part| part.local(range).len()).sum());
-        for part in parts {
-            let piece = part.buffer().get(part.local(range));
-            bytes.extend_from_slice(piece.expect("waited for, and bytes once there stay"));
-        }
-        ReadBytes(Found::Gathered(bytes))
+        Ok(ReadBytes(found))
     }
 
     /// The largest part that is planned at the moment.
@@ -332,6 +343,22 @@ impl Data {
         let demand_max = if is_known { of_all / DEMAND_PER_SECOND } else { u64::MAX };
         Bounds { window_max, part_max, demand_max }
     }
+}
+
+/// The bytes of `range`, all of which have come.
+fn found(parts: &[Arc<Part>], range: &Range<u64>) -> Result<Found, NoMemory> {
+    if let [part] = parts {
+        let (buffer, range) = (Arc::clone(part.buffer()), part.local(range));
+        return Ok(Found::Within { buffer, range });
+    }
+    let mut bytes = Vec::new();
+    let len = parts.iter().map(|part| part.local(range).len()).sum();
+    bytes.try_reserve_exact(len).map_err(|_| NoMemory)?;
+    for part in parts {
+        let piece = part.buffer().get(part.local(range));
+        bytes.extend_from_slice(piece.expect("waited for, and bytes once there stay"));
+    }
+    Ok(Found::Gathered(bytes))
 }
 
 /// The gaps that the read touches, in pieces of at most the size of a part or of the request; in short ones

@@ -12,6 +12,8 @@ use crate::error::{FsError, StoreErrorKind};
 use crate::store::fake::{Call, FakeStore, Fault};
 use crate::store::{Condition, GetRequest};
 
+mod scarce;
+
 const MIB: u64 = 1 << 20;
 
 fn data(store: &FakeStore, memory_max_bytes: u64) -> Arc<Data> {

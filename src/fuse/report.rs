@@ -29,10 +29,11 @@ impl Report {
     /// Notes that `operation` on `key` was answered with `err`. Returns the errno.
     pub(super) fn error(&self, operation: &'static str, key: &str, err: &FsError) -> i32 {
         let (errno, loudness) = err.verdict();
-        // Credentials are everybody's: whoever hears that they are gone hears it of all keys.
-        let is_due = || match is_of_credentials(err) {
-            true => self.is_due("credentials", ""),
-            false => self.is_due(operation, key),
+        // Credentials and memory are everybody's: whoever hears that they are gone hears it of all keys.
+        let is_due = || match err {
+            _ if is_of_credentials(err) => self.is_due("credentials", ""),
+            FsError::NoMemory => self.is_due("memory", ""),
+            _ => self.is_due(operation, key),
         };
         let key = key.escape_debug();
         match loudness {

@@ -112,6 +112,16 @@ impl Mounted {
         self.status_bytes("VmRSS:")
     }
 
+    /// What the process has of its address space, in bytes.
+    pub(crate) fn address_bytes(&self) -> u64 {
+        self.status_bytes("VmSize:")
+    }
+
+    /// Whether the process has not ended.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_none()
+    }
+
     fn status_bytes(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("alive");
         let line = status.lines().find_map(|line| line.strip_prefix(field)).expect(field);
