@@ -249,3 +249,21 @@ fn less_memory_than_allowed_is_enough_for_those_who_read() {
     assert!(log.contains("the system has no more memory for s3mount"), "{log}");
     assert!(!log.contains("no memory for the bytes"), "{log}");
 }
+
+/// Names take the memory of what was read where the system has no more for both: a large directory is listed
+/// after large files were read.
+#[test]
+fn names_take_the_memory_of_what_was_read() {
+    const NAMES: u64 = 200_000;
+    let simulator = Simulator::builder().bucket("myfiles").start();
+    simulator.put_synthetic("myfiles", "big", 64 * MIB);
+    simulator.put_tree("myfiles", "d/", NAMES, 10);
+    let mut mounted = Mounted::new(&simulator, "myfiles", &["--memory", "256MiB", "--direct-io"]);
+    let at_first = mounted.address_bytes();
+    limit_addresses(&mounted, at_first + 48 * MIB);
+    assert_eq!(sha256(&mounted.join("big")), Ok(simulator.sha256("myfiles", "big")));
+    let n_names = fs::read_dir(mounted.join("d")).unwrap().filter(Result::is_ok).count();
+    assert_eq!(n_names as u64, NAMES, "{}", mounted.log());
+    assert!(mounted.is_running());
+    assert_eq!(sha256(&mounted.join("big")), Ok(simulator.sha256("myfiles", "big")));
+}

@@ -92,7 +92,7 @@ fn map(capacity: usize) -> Option<NonNull<u8>> {
 
 /// Whether the system would give so much. Nobody touches it, so that it costs two calls and no page; limits
 /// of addresses and of data count it all the same, as does strict overcommit.
-fn has(headroom: usize) -> bool {
+pub(crate) fn has(headroom: usize) -> bool {
     if headroom == 0 || cfg!(miri) {
         return true;
     }

@@ -153,6 +153,7 @@ impl Data {
     /// States what names and inodes hold: it counts in the same budget.
     pub fn set_metadata_bytes(self: &Arc<Self>, bytes: u64) {
         self.stir();
+        self.make_headroom(bytes);
         let remembered = self.index.lock().remembered_bytes();
         self.budget.set_metadata(bytes + remembered);
         self.relieve();
