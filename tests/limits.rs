@@ -166,10 +166,10 @@ fn limit_addresses(mounted: &Mounted, bytes: u64) {
 }
 
 fn sha256(path: &Path) -> Result<String, String> {
-    let output = Command::new("sha256sum").arg(path).output().unwrap();
+    let output = Command::new("sha256sum").arg(path).output().expect("sha256sum");
     match output.status.success() {
-        true => Ok(String::from_utf8(output.stdout).unwrap()[..64].to_owned()),
-        false => Err(String::from_utf8(output.stderr).unwrap()),
+        true => Ok(String::from_utf8_lossy(&output.stdout)[..64].to_owned()),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
     }
 }
 
@@ -254,13 +254,13 @@ fn less_memory_than_allowed_is_enough_for_those_who_read() {
 /// after large files were read.
 #[test]
 fn names_take_the_memory_of_what_was_read() {
-    const NAMES: u64 = 200_000;
+    const NAMES: u64 = 400_000;
     let simulator = Simulator::builder().bucket("myfiles").start();
-    simulator.put_synthetic("myfiles", "big", 64 * MIB);
+    simulator.put_synthetic("myfiles", "big", 128 * MIB);
     simulator.put_tree("myfiles", "d/", NAMES, 10);
     let mut mounted = Mounted::new(&simulator, "myfiles", &["--memory", "256MiB", "--direct-io"]);
     let at_first = mounted.address_bytes();
-    limit_addresses(&mounted, at_first + 48 * MIB);
+    limit_addresses(&mounted, at_first + 80 * MIB);
     assert_eq!(sha256(&mounted.join("big")), Ok(simulator.sha256("myfiles", "big")));
     let n_names = fs::read_dir(mounted.join("d")).unwrap().filter(Result::is_ok).count();
     assert_eq!(n_names as u64, NAMES, "{}", mounted.log());

@@ -239,7 +239,7 @@ mod tests {
     use crate::data::budget::Budget;
 
     fn buffer(permit: Permit, len: usize) -> (Arc<Buffer>, Filler) {
-        let chunk = permit.take_chunk(0).unwrap();
+        let chunk = permit.take_chunk(0).expect("memory");
         Buffer::new(permit, chunk, len)
     }
 
