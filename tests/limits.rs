@@ -254,13 +254,13 @@ fn less_memory_than_allowed_is_enough_for_those_who_read() {
 /// after large files were read.
 #[test]
 fn names_take_the_memory_of_what_was_read() {
-    const NAMES: u64 = 400_000;
+    const NAMES: u64 = 250_000;
     let simulator = Simulator::builder().bucket("myfiles").start();
-    simulator.put_synthetic("myfiles", "big", 128 * MIB);
+    simulator.put_synthetic("myfiles", "big", 96 * MIB);
     simulator.put_tree("myfiles", "d/", NAMES, 10);
     let mut mounted = Mounted::new(&simulator, "myfiles", &["--memory", "256MiB", "--direct-io"]);
     let at_first = mounted.address_bytes();
-    limit_addresses(&mounted, at_first + 80 * MIB);
+    limit_addresses(&mounted, at_first + 64 * MIB);
     assert_eq!(sha256(&mounted.join("big")), Ok(simulator.sha256("myfiles", "big")));
     let n_names = fs::read_dir(mounted.join("d")).unwrap().filter(Result::is_ok).count();
     assert_eq!(n_names as u64, NAMES, "{}", mounted.log());
