@@ -5,6 +5,7 @@ mod support;
 
 mod asleep;
 mod changes;
+mod client;
 mod contract;
 mod control;
 mod credentials;

@@ -127,15 +127,8 @@ struct Client {
 impl Client {
     fn new(with_faults: bool) -> Self {
         let store = FakeStore::new().with_checksums();
-        let metrics = Arc::new(Metrics::default());
-        let limits = LimitConfig::for_memory(MEMORY_BYTES);
-        let reach = Arc::new(Reach::default());
-        let bucket = Arc::new(store.clone());
-        let layers = stack::wrap(bucket, Arc::clone(&metrics), limits, Arc::clone(&reach), 7);
-        let (notices, queues) = Notices::new();
-        tokio::spawn(be_told(queues));
         let mut client = Self {
-            fs: build(&layers, &metrics, &reach, notices),
+            fs: over(&store),
             store,
             with_faults,
             step: 0,
@@ -487,9 +480,7 @@ impl Client {
         }
         // Longer than any request lasts.
         tokio::time::sleep(Duration::from_secs(600)).await;
-        assert_eq!(self.fs.inodes.len(), 1, "inodes but that of the root are left");
-        assert!(!self.fs.files.any(|_| true), "handles are left");
-        assert!(self.fs.data.bytes() <= MEMORY_BYTES, "the budget is overdrawn");
+        assert_eq!(left_over(&self.fs), Vec::<&str>::new());
         let metrics = runtime::Handle::current().metrics();
         // What listens to the notices.
         assert!(metrics.num_alive_tasks() <= 1, "{} tasks are left", metrics.num_alive_tasks());
@@ -530,6 +521,29 @@ async fn be_told(mut queues: Queues) {
             else => return,
         }
     }
+}
+
+/// A file system over all layers down to `store`, in the present runtime.
+pub(crate) fn over(store: &FakeStore) -> Arc<FileSystem> {
+    let metrics = Arc::new(Metrics::default());
+    let limits = LimitConfig::for_memory(MEMORY_BYTES);
+    let reach = Arc::new(Reach::default());
+    let bucket = Arc::new(store.clone());
+    let layers = stack::wrap(bucket, Arc::clone(&metrics), limits, Arc::clone(&reach), 7);
+    let (notices, queues) = Notices::new();
+    tokio::spawn(be_told(queues));
+    build(&layers, &metrics, &reach, notices)
+}
+
+/// What should not be there when all was given back and closed.
+pub(crate) fn left_over(fs: &FileSystem) -> Vec<&'static str> {
+    let left = [
+        (fs.inodes.len() > 1, "inodes but that of the root"),
+        (fs.files.any(|_| true), "open files"),
+        (fs.directories.any(|_| true), "open directories"),
+        (fs.data.bytes() > MEMORY_BYTES, "more bytes than the budget"),
+    ];
+    left.into_iter().filter(|(is_left, _)| *is_left).map(|(_, what)| what).collect()
 }
 
 fn build(

@@ -7,6 +7,8 @@ mod dispatch;
 mod entries;
 mod kernel;
 pub mod notify;
+#[cfg(all(test, not(feature = "shuttle")))]
+mod raw;
 mod report;
 
 pub use self::adapter::Adapter;
