@@ -6,8 +6,6 @@
 //! steps than the few of every day:
 //! `S3MOUNT_CLIENT_STEPS=100000 cargo nextest run -E 'test(/^client::/)'`.
 
-#![expect(clippy::disallowed_methods, reason = "threads of a client have no clock but the wall's")]
-
 mod asking;
 mod calls;
 mod ground;
@@ -41,6 +39,9 @@ const STEPS: u64 = 300;
 
 /// A program that was killed is gone long before any deadline of an answer, which is 20 s or more.
 const KILLED_MAX: Duration = Duration::from_secs(10);
+
+/// Its own, and of connections that may be used again.
+const DESCRIPTORS_MAX: usize = 100;
 
 /// What a run is beside the clients.
 #[derive(Clone, Copy, Default)]
@@ -198,21 +199,29 @@ fn kill_readers(mounted: &Mounted, seen: &Seen, seed: u64, done: &AtomicBool) {
     say(&format!("a killed reader was gone after {longest:?} at most"));
 }
 
-/// The process lives, has complained of nothing, holds nothing, and lets itself be unmounted.
+/// The process lives, asks for nothing any more, lets itself be unmounted, has held nothing and has complained
+/// of nothing.
 fn leave(mut mounted: Mounted, ground: &Ground) {
-    let idle = |log: &str| log.lines().all(|line| !line.contains(" in flight"));
-    assert!(idle(&mounted.log()));
-    // Not lazily: what is open would be EBUSY. What was closed a moment ago may still be.
+    let is_idle = || {
+        let before = ground.simulator.counts();
+        sleep(Duration::from_millis(500));
+        before == ground.simulator.counts()
+    };
+    assert!(wait_until(is_idle), "nobody reads, and it asks on and on");
+    let n_descriptors =
+        fs::read_dir(format!("/proc/{}/fd", mounted.pid())).expect("it lives").count();
+    assert!(n_descriptors < DESCRIPTORS_MAX, "{n_descriptors} descriptors");
+    // Not lazily: what is open would be EBUSY.
     let path = mounted.path();
     let unmount = || Command::new("umount").arg(&path).output().expect("it runs");
     assert!(wait_until(|| unmount().status.success()), "{:?}", unmount());
     assert_eq!(mounted.exit_code(), Some(0), "{}", mounted.log());
     let log = mounted.log();
-    let strange = ["panic", "defect", "WARN", "ERROR"];
+    let strange = ["panic", "defect", "WARN", "ERROR", "ended with"];
     let strange: Vec<_> =
         log.lines().filter(|line| strange.iter().any(|word| line.contains(word))).collect();
     assert!(strange.is_empty(), "{strange:#?}");
-    let _ = (ground, fs::metadata(&path));
+    assert!(log.contains("unmounted; "), "{log}");
 }
 
 /// For whoever looks for the seed, and for the numbers of a long run.

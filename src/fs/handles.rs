@@ -47,6 +47,10 @@ impl<T> Handles<T> {
         self.open.read().values().any(|open| is_so(open))
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.open.read().len()
+    }
+
     pub(super) fn remove(&self, handle: Handle) -> Option<Arc<T>> {
         self.open.write().remove(&handle)
     }

@@ -246,6 +246,11 @@ impl FileSystem {
         self.data.release(&open.file);
     }
 
+    /// How many files and directories are open.
+    pub fn n_open(&self) -> (usize, usize) {
+        (self.files.len(), self.directories.len())
+    }
+
     /// The attributes of an entry, for readdirplus, counted as one lookup: before the reply is
     /// written. One that did not fit is given back by [`FileSystem::forget`].
     pub fn remember(&self, found: &Found) -> Attr {

@@ -539,8 +539,8 @@ pub(crate) fn over(store: &FakeStore) -> Arc<FileSystem> {
 pub(crate) fn left_over(fs: &FileSystem) -> Vec<&'static str> {
     let left = [
         (fs.inodes.len() > 1, "inodes but that of the root"),
-        (fs.files.any(|_| true), "open files"),
-        (fs.directories.any(|_| true), "open directories"),
+        (fs.n_open().0 > 0, "open files"),
+        (fs.n_open().1 > 0, "open directories"),
         (fs.data.bytes() > MEMORY_BYTES, "more bytes than the budget"),
     ];
     left.into_iter().filter(|(is_left, _)| *is_left).map(|(_, what)| what).collect()

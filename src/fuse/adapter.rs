@@ -91,6 +91,14 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
+    fn destroy(&mut self) {
+        // As after `umount -l`, or where the connection was aborted.
+        let (files, directories) = self.fs.n_open();
+        if files + directories > 0 {
+            tracing::info!("ended with {files} files and {directories} directories open");
+        }
+    }
+
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (parent, name) = (Ino(parent.0), name.to_owned());
         let (fs, blame) = (Arc::clone(&self.fs), self.blame("lookup"));

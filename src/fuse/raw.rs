@@ -217,6 +217,8 @@ struct Kernel {
     /// Numbers that were given.
     nodes: HashSet<u64>,
     handles: Vec<u64>,
+    /// Answers with something, and with an errno.
+    n_answers: (usize, usize),
     _runtime: Runtime,
 }
 
@@ -258,6 +260,7 @@ impl Kernel {
             n_threads,
             nodes: HashSet::from([ROOT]),
             handles: Vec::new(),
+            n_answers: (0, 0),
             _runtime: runtime,
         };
         // Version 7.40, all that there is.
@@ -382,7 +385,11 @@ impl Kernel {
     /// What was given may be used, rightly or not.
     fn learn(&mut self) {
         for (_, (opcode, answer)) in self.wire.answers.drain() {
-            let Ok(bytes) = answer else { continue };
+            let Ok(bytes) = answer else {
+                self.n_answers.1 += 1;
+                continue;
+            };
+            self.n_answers.0 += 1;
             match opcode {
                 op::LOOKUP => drop(self.nodes.insert(word(&bytes, 0))),
                 op::OPEN | op::OPENDIR => self.handles.push(word(&bytes, 0)),
@@ -527,6 +534,8 @@ fn run(seed: u64, n_threads: usize, n_steps: usize) {
             kernel.check_directory();
         }
     }
+    let (n_good, n_errors) = kernel.n_answers;
+    assert!(n_good > n_steps / 10 && n_errors > n_steps / 10, "{:?}", kernel.n_answers);
     kernel.leave();
     assert_eq!(n_panics.load(Ordering::Relaxed), 0, "seed {seed}");
 }
