@@ -172,6 +172,9 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        if size > kernel::READ_BYTES_MAX {
+            return reply.error(Errno::EINVAL);
+        }
         let handle = Handle(fh.0);
         let (fs, blame) = (Arc::clone(&self.fs), self.blame("read"));
         let reader = Arc::clone(&fs);

@@ -11,6 +11,10 @@ use crate::config::PageCache;
 /// 1 MiB in pieces of 128 KiB is 8 of them for one stream.
 const MAX_BACKGROUND: u16 = 128;
 
+/// The longest read that the kernel sends: it counts pages by `max_write`, of which fuser agrees to so much at
+/// INIT (linux/fs/fuse/inode.c, `process_init_reply`). The least budget has room for one such read.
+pub(super) const READ_BYTES_MAX: u32 = 16 << 20;
+
 /// What we ask for, one at a time: one bit that the kernel lacks would reject the whole set. The
 /// list is closed, as fuser 0.18 also accepts capabilities that it cannot serve:
 /// with io_uring the mount hangs, with idmapped mounts it answers EACCES.

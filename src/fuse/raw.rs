@@ -223,7 +223,8 @@ struct Kernel {
 }
 
 impl Kernel {
-    fn new(seed: u64, n_threads: usize) -> Self {
+    /// Serves `objects`, key and content.
+    fn new(seed: u64, n_threads: usize, objects: Vec<(&str, Vec<u8>)>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name(TASKS)
@@ -231,8 +232,8 @@ impl Kernel {
             .build()
             .expect("a runtime");
         let store = FakeStore::new().with_latency(Duration::from_millis(1));
-        for (key, size) in FILES {
-            store.put(key, bytes_of(key, size));
+        for (key, bytes) in objects {
+            store.put(key, bytes);
         }
         let fs = {
             let _context = runtime.enter();
@@ -526,7 +527,8 @@ fn count_panics() -> Arc<AtomicUsize> {
 
 fn run(seed: u64, n_threads: usize, n_steps: usize) {
     let n_panics = count_panics();
-    let mut kernel = Kernel::new(seed, n_threads);
+    let objects = FILES.map(|(key, size)| (key, bytes_of(key, size)));
+    let mut kernel = Kernel::new(seed, n_threads, objects.into());
     for step in 0..n_steps {
         kernel.step();
         if step % 25 == 0 {
@@ -545,6 +547,26 @@ fn requests_that_no_kernel_sends_are_answered_once_and_harm_nobody() {
     for (seed, n_threads) in [(1, 1), (2, 2), (3, 1), (4, 2)] {
         run(seed, n_threads, 3000);
     }
+}
+
+/// What the kernel has agreed to ask for at once always finds room.
+#[test]
+fn a_read_of_more_than_was_agreed_is_refused() {
+    let n_panics = count_panics();
+    // More than all memory of the mount.
+    let mut kernel = Kernel::new(1, 1, vec![("large", vec![1; 48 << 20])]);
+    let (node, _) = kernel.walk("large").expect("it is there");
+    let open = kernel.wire.ask(op::OPEN, node, &words(&[0])).expect("it is there");
+    let fh = word(&open, 0);
+    for size in [(16 << 20) + 1, 40 << 20, u32::MAX] {
+        let answer = kernel.wire.ask(op::READ, node, &reading(fh, 0, size));
+        assert_eq!(answer, Err(libc::EINVAL), "{size}");
+    }
+    let bytes = kernel.wire.ask(op::READ, node, &reading(fh, 47 << 20, 100_000));
+    assert_eq!(bytes, Ok(vec![1; 100_000]));
+    kernel.wire.ask(op::RELEASE, node, &words(&[fh, 0, 0])).expect("closed");
+    kernel.leave();
+    assert_eq!(n_panics.load(Ordering::Relaxed), 0);
 }
 
 /// `S3MOUNT_CLIENT_SEED=7 S3MOUNT_CLIENT_STEPS=1000000 cargo test --lib -- --ignored raw::`

@@ -176,8 +176,10 @@ impl Client<'_> {
             let mut room = [0; ROOM];
             room[..4].copy_from_slice(&side.fd.to_ne_bytes());
             room[4..6].copy_from_slice(&events.to_ne_bytes());
-            let n = call(libc::SYS_poll, [Room(&mut room), Number(1), Number(0)]);
-            plain(n).map(|(n, _)| (n, room[6..8].to_vec()))
+            let mut poll = || call(libc::SYS_poll, [Room(&mut room), Number(1), Number(0)]);
+            // Without anything to tell, poll(2) tells of a signal, on any file system.
+            let n = std::iter::repeat_with(&mut poll).find(|n| *n != Err(libc::EINTR));
+            plain(n.expect("it is repeated")).map(|(n, _)| (n, room[6..8].to_vec()))
         });
         let epoll = call(libc::SYS_epoll_create1, [Number(libc::EPOLL_CLOEXEC.into())]);
         let epoll = owned(epoll.expect("a descriptor"));
