@@ -30,6 +30,7 @@ use self::ground::{BUCKET, Dice, Ground, HUGE, HUGE_BYTES};
 use self::moving::{History, TTL, Watcher};
 use self::steps::{Client, Seen};
 use crate::support::mounted::{Mounted, sleep, wait_until};
+use crate::support::simulator::Simulator;
 use crate::support::simulator::shaping::Share;
 
 const N_CLIENTS: u64 = 3;
@@ -42,6 +43,9 @@ const KILLED_MAX: Duration = Duration::from_secs(10);
 
 /// Its own, and of connections that may be used again.
 const DESCRIPTORS_MAX: usize = 100;
+
+/// In the log, where the process ends while programs have something open.
+const STILL_OPEN: &str = "still open at the end";
 
 /// What a run is beside the clients.
 #[derive(Clone, Copy, Default)]
@@ -80,6 +84,21 @@ fn a_mount_of_a_failing_server_gives_no_error_to_any_call() {
     let options = &["--allow-other", "--memory", "32MiB", "--metadata-ttl", TTL];
     let seen = run(Plan { faults: true, kills: true, options, ..Plan::default() });
     assert!(seen.killed.into_inner() > 0);
+}
+
+/// A mount that `umount -f` aborts while files are open says in the log how many were.
+#[test]
+fn what_is_open_at_an_abort_is_counted() {
+    let simulator = Simulator::builder().bucket(BUCKET).start();
+    simulator.put(BUCKET, "d/f", "x");
+    let mut mounted = Mounted::new(&simulator, BUCKET, &[]);
+    let open = ["d/f", "d/f", "d"].map(|name| fs::File::open(mounted.join(name)).unwrap());
+    // It says that the mount is busy, and takes the connection away all the same.
+    let _ = Command::new("umount").arg("-f").arg(mounted.path()).output().unwrap();
+    assert_eq!(mounted.exit_code(), Some(0), "{}", mounted.log());
+    let wanted = format!("{STILL_OPEN}: files 2, directories 1");
+    assert!(mounted.log().contains(&wanted), "{}", mounted.log());
+    drop(open);
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -217,7 +236,7 @@ fn leave(mut mounted: Mounted, ground: &Ground) {
     assert!(wait_until(|| unmount().status.success()), "{:?}", unmount());
     assert_eq!(mounted.exit_code(), Some(0), "{}", mounted.log());
     let log = mounted.log();
-    let strange = ["panic", "defect", "WARN", "ERROR", "ended with"];
+    let strange = ["panic", "defect", "WARN", "ERROR", STILL_OPEN];
     let strange: Vec<_> =
         log.lines().filter(|line| strange.iter().any(|word| line.contains(word))).collect();
     assert!(strange.is_empty(), "{strange:#?}");

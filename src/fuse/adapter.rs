@@ -92,10 +92,10 @@ impl Filesystem for Adapter {
     }
 
     fn destroy(&mut self) {
-        // As after `umount -l`, or where the connection was aborted.
+        // The connection was aborted, as by `umount -f`.
         let (files, directories) = self.fs.n_open();
         if files + directories > 0 {
-            tracing::info!("ended with {files} files and {directories} directories open");
+            tracing::info!("still open at the end: files {files}, directories {directories}");
         }
     }
 
