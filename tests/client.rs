@@ -2,9 +2,9 @@
 //! random system calls on a mount and on its twin, the same tree on a file system of the kernel's own, and
 //! compare what each call gives.
 //!
-//! `S3MOUNT_CLIENT_SEED` repeats the choices of a run, `S3MOUNT_CLIENT_STEPS` makes each thread take more
-//! steps than the few of every day:
-//! `S3MOUNT_CLIENT_STEPS=100000 cargo nextest run -E 'test(/^client::/)'`.
+//! `S3MOUNT_CLIENT_SEED` makes other choices, `S3MOUNT_CLIENT_STEPS` makes each thread take more steps than the
+//! few of every day:
+//! `S3MOUNT_CLIENT_SEED=$RANDOM S3MOUNT_CLIENT_STEPS=100000 cargo nextest run -E 'test(/^client::/)'`.
 
 mod asking;
 mod calls;
@@ -21,7 +21,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use self::calls::{
     Child, Ended, Shared, be_interruptible, become_nobody, interrupt, open, path, thread_id,
@@ -34,6 +34,9 @@ use crate::support::simulator::Simulator;
 use crate::support::simulator::shaping::Share;
 
 const N_CLIENTS: u64 = 3;
+
+/// Unless told otherwise: a run of every day fails for what was changed, not for its luck.
+const SEED: u64 = 1;
 
 /// Of each thread, unless told otherwise.
 const STEPS: u64 = 300;
@@ -108,8 +111,7 @@ fn number(name: &str) -> Option<u64> {
 
 /// Until all steps are done, and looks what is left then.
 fn run(plan: Plan) -> Seen {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
-    let seed = number("S3MOUNT_CLIENT_SEED").unwrap_or(now.subsec_nanos().into());
+    let seed = number("S3MOUNT_CLIENT_SEED").unwrap_or(SEED);
     let n_steps = number("S3MOUNT_CLIENT_STEPS").unwrap_or(STEPS);
     say(&format!("S3MOUNT_CLIENT_SEED={seed} S3MOUNT_CLIENT_STEPS={n_steps}"));
     be_interruptible();
