@@ -35,7 +35,8 @@ impl Cell {
         open(place.path()).expect("root");
         let script = "cd \"$0\" && mount -t tmpfs none dev && mknod -m 666 dev/fuse c 10 229 && \
                       mount --bind dev/fuse /dev/fuse && \
-                      if $1; then mount -t fusectl none /sys/fs/fuse/connections; fi && \
+                      of=/sys/fs/fuse/connections && while mountpoint -q $of; do umount $of; done && \
+                      if $1; then mount -t fusectl none $of; fi && \
                       touch ready && exec sleep 600";
         let mut shell = Command::new("unshare");
         shell.args(["--mount", "--propagation", "private", "--", "sh", "-ec", script]);
