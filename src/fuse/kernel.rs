@@ -7,11 +7,9 @@ use fuser::{InitFlags, KernelConfig};
 
 use crate::config::PageCache;
 
-/// More reads of the page cache than programs have under way at once, as a rule. All of them count, and from
-/// `congestion_threshold` on, which is this at most, the kernel leaves read-ahead out, and whoever needed the
-/// pages asks for them one by one (linux/fs/fuse/file.c, `fuse_readahead`). fuser's default is 16. What waits
-/// here takes a few KiB each; its bytes are bounded by the budget.
-pub(super) const MAX_BACKGROUND: u16 = 1024;
+/// fuser's default is 16; the requests of the kernel's read-ahead count against it, and a window of
+/// 1 MiB in pieces of 128 KiB is 8 of them for one stream.
+const MAX_BACKGROUND: u16 = 128;
 
 /// The longest read that the kernel sends: it counts pages by `max_write`, of which fuser agrees to so much at
 /// INIT (linux/fs/fuse/inode.c, `process_init_reply`). The least budget has room for one such read.
@@ -46,7 +44,7 @@ pub(super) fn configure(config: &mut KernelConfig, page_cache: PageCache) {
     }
     // Both may only be too small, which these are not.
     let _ = config.set_max_background(MAX_BACKGROUND);
-    let _ = config.set_congestion_threshold(MAX_BACKGROUND);
+    let _ = config.set_congestion_threshold(MAX_BACKGROUND / 4 * 3);
 }
 
 /// How late an answer may be before the kernel aborts the connection (from Linux 6.14 on); `None`
